@@ -1,0 +1,1 @@
+"""The virtual TPM stack: many virtual TPMs rooted in one chip. Imports hwtpm, never the reverse."""
