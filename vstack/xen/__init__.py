@@ -1,0 +1,1 @@
+"""Xen side of the stack: the tpmif ring, and the platforms that carry it."""
