@@ -1,0 +1,35 @@
+"""How long a command may take before its peer counts as stuck, by its duration class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwtpm.tpm12.commands import TABLE
+from hwtpm.tpm12.frame import ordinal_of
+from hwtpm.tpm12.table import Duration
+
+__all__ = ["Deadlines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds that each duration class gets (Part 2 section 17, column Duration).
+
+    The defaults are generous on purpose: a chip that generates a key takes minutes, and a deadline
+    is there to end a wait for nothing, not to hurry anybody.
+    """
+
+    short_s: float = 20.0
+    medium_s: float = 60.0
+    long_s: float = 300.0
+
+    def of(self, command: bytes) -> float:
+        """Seconds for this command frame; ordinals that are not in the table get the longest."""
+        row = TABLE.get(ordinal_of(command))
+        if row is None:
+            return self.long_s
+        return {
+            Duration.SHORT: self.short_s,
+            Duration.MEDIUM: self.medium_s,
+            Duration.LONG: self.long_s,
+        }[row.duration]
