@@ -1,0 +1,134 @@
+"""Integrity collection and reporting: PCRs and quotes (Part 3 section 16)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.keys import LoadedKey
+from hwtpm.softtpm.engine.pcrs import PCR_ATTRIBUTES
+from hwtpm.softtpm.engine.release import check_release
+from hwtpm.softtpm.engine.rsa import sign_digest
+from hwtpm.softtpm.engine.state import ZERO_DIGEST, Stclear
+from hwtpm.softtpm.engine.version import version_info
+from hwtpm.tpm12.commands.integrity import (
+    Extend,
+    ExtendReply,
+    PcrRead,
+    PcrReadReply,
+    PcrReset,
+    Quote,
+    Quote2,
+    Quote2Reply,
+    QuoteReply,
+)
+from hwtpm.tpm12.const import NUM_PCRS, KeyUsage, SigScheme
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.table import NoReply
+from hwtpm.tpm12.types import (
+    PcrComposite,
+    PcrInfoShort,
+    PcrSelection,
+    QuoteInfo,
+    QuoteInfo2,
+)
+
+__all__ = ["extend_pcr"]
+
+
+def extend_pcr(call: Call, index: int, digest: bytes) -> bytes:
+    """Extend a PCR from the command's locality; returns the new value.
+
+    Raises:
+        Refuse: BADINDEX; BAD_LOCALITY.
+    """
+    if index >= NUM_PCRS:
+        raise Refuse(Rc.BADINDEX)
+    if not PCR_ATTRIBUTES[index].extend >> call.locality & 1:
+        raise Refuse(Rc.BAD_LOCALITY)
+    tpm = call.tpm
+    value = hashlib.sha1(tpm.volatile.pcrs[index] + digest).digest()
+    tpm.stclear = tpm.volatile.with_pcr(index, value)
+    return value
+
+
+def composite_of(stclear: Stclear, selection: PcrSelection) -> PcrComposite:
+    """The selected PCRs with their present values.
+
+    Raises:
+        Refuse: INVALID_PCR_INFO if the selection names a PCR that does not exist.
+    """
+    indices = selection.indices
+    if indices and indices[-1] >= NUM_PCRS:
+        raise Refuse(Rc.INVALID_PCR_INFO)
+    return PcrComposite(selection, b"".join(stclear.pcrs[i] for i in indices))
+
+
+@serves(Extend)
+def extend(call: Call, request: Extend) -> ExtendReply:
+    """16.1. A disabled or deactivated TPM extends and answers with zeros."""
+    value = extend_pcr(call, request.pcr_num, request.in_digest)
+    tpm = call.tpm
+    if tpm.permanent.flags.disable or tpm.volatile.flags.deactivated:
+        value = ZERO_DIGEST
+    return ExtendReply(value)
+
+
+@serves(PcrRead)
+def pcr_read(call: Call, request: PcrRead) -> PcrReadReply:
+    """16.2."""
+    if request.pcr_index >= NUM_PCRS:
+        raise Refuse(Rc.BADINDEX)
+    return PcrReadReply(call.tpm.volatile.pcrs[request.pcr_index])
+
+
+@serves(PcrReset)
+def pcr_reset(call: Call, request: PcrReset) -> NoReply:
+    """16.4. All selected PCRs or none; a dynamic PCR goes to all ones unless its own locality
+    resets it."""
+    indices = request.pcr_selection.indices
+    if not indices or indices[-1] >= NUM_PCRS:
+        raise Refuse(Rc.INVALID_PCR_INFO)
+    for index in indices:
+        if not PCR_ATTRIBUTES[index].resettable:
+            raise Refuse(Rc.NOTRESETABLE)
+        if not PCR_ATTRIBUTES[index].reset >> call.locality & 1:
+            raise Refuse(Rc.NOTLOCAL)
+    stclear = call.tpm.volatile
+    for index in indices:
+        stclear = stclear.with_pcr(index, ZERO_DIGEST)
+    call.tpm.stclear = stclear
+    return NoReply()
+
+
+def _check_quoting_key(call: Call, key: LoadedKey) -> None:
+    parms = key.key.algorithm_parms
+    if parms.sig_scheme != SigScheme.RSA_PKCS_V15_SHA1:
+        raise Refuse(Rc.INAPPROPRIATE_SIG)
+    if key.key.key_usage not in (KeyUsage.SIGNING, KeyUsage.IDENTITY, KeyUsage.LEGACY):
+        raise Refuse(Rc.INVALID_KEYUSAGE)
+    check_release(call, key.condition)
+
+
+@serves(Quote, Authorises.KEY)
+def quote(call: Call, request: Quote) -> QuoteReply:
+    """16.3."""
+    key = call.keys[0]
+    _check_quoting_key(call, key)
+    composite = composite_of(call.tpm.volatile, request.target_pcr)
+    info = QuoteInfo(composite.digest(), request.external_data)
+    signature = sign_digest(key.private, hashlib.sha1(info.encode()).digest())
+    return QuoteReply(composite, signature)
+
+
+@serves(Quote2, Authorises.KEY)
+def quote2(call: Call, request: Quote2) -> Quote2Reply:
+    """16.5."""
+    key = call.keys[0]
+    _check_quoting_key(call, key)
+    composite = composite_of(call.tpm.volatile, request.target_pcr)
+    short = PcrInfoShort(request.target_pcr, 1 << call.locality, composite.digest())
+    version = version_info().encode() if request.add_version else b""
+    signed = QuoteInfo2(request.external_data, short).encode() + version
+    signature = sign_digest(key.private, hashlib.sha1(signed).digest())
+    return Quote2Reply(short, version, signature)

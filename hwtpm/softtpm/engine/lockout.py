@@ -1,0 +1,46 @@
+"""Dictionary-attack defence: after a few wrong authorisations, waits that double each time.
+
+The count is part of the permanent state, so unlike libtpms' a restart does not reset it; the wait
+itself starts again at power-on, because the TPM has no clock that runs without power.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hwtpm.clock import Clock
+
+__all__ = ["THRESHOLD", "Lockout"]
+
+THRESHOLD: Final = 5
+_MAX_COUNT: Final = THRESHOLD + 17
+"""Where the count stops: the wait is then 2**16 s, about 18 hours."""
+
+
+class Lockout:
+    """When the TPM refuses authorised commands."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until_s = 0.0
+
+    def failed(self, count: int) -> int:
+        """The new count after one more failure; starts the wait if it is past the threshold."""
+        count = min(count + 1, _MAX_COUNT)
+        self.resume(count)
+        return count
+
+    def resume(self, count: int) -> None:
+        """Start the wait that belongs to `count` failures."""
+        over = count - THRESHOLD - 1
+        self._until_s = self._clock.now() + (1 << over) if over >= 0 else 0.0
+
+    def active(self, count: int) -> bool:
+        """True while authorised commands are refused."""
+        return count > THRESHOLD and self._clock.now() < self._until_s
+
+    def remaining_s(self, count: int) -> int:
+        """Whole seconds left to wait, rounded up; 0 when not active."""
+        if not self.active(count):
+            return 0
+        return max(1, int(self._until_s - self._clock.now() + 0.999))

@@ -1,0 +1,47 @@
+"""PCR attributes of a PC Client TPM 1.2 (Part 2 section 8.8; PC Client TIS 1.2 section 11.2.4).
+
+Masks have one bit per locality: bit 0 is locality 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hwtpm.softtpm.engine.state import ONES_DIGEST, ZERO_DIGEST
+from hwtpm.tpm12.const import NUM_PCRS
+
+__all__ = ["PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PcrAttributes:
+    """Which localities may reset and extend a PCR."""
+
+    reset: int
+    extend: int
+
+    @property
+    def resettable(self) -> bool:
+        """True if any locality may reset it."""
+        return self.reset != 0
+
+
+_EVERY: Final = 0x1F
+PCR_ATTRIBUTES: Final = (
+    *(PcrAttributes(0, _EVERY) for _ in range(16)),
+    PcrAttributes(_EVERY, _EVERY),  # 16: debug
+    PcrAttributes(0x10, 0x1C),  # 17: dynamic root of trust, reset by TPM_HASH_START only
+    PcrAttributes(0x10, 0x1C),  # 18
+    PcrAttributes(0x10, 0x0C),  # 19
+    PcrAttributes(0x14, 0x0E),  # 20
+    PcrAttributes(0x04, 0x04),  # 21
+    PcrAttributes(0x04, 0x04),  # 22
+    PcrAttributes(_EVERY, _EVERY),  # 23: applications
+)
+assert len(PCR_ATTRIBUTES) == NUM_PCRS
+
+
+def initial_pcrs() -> tuple[bytes, ...]:
+    """PCR values after TPM_Startup(ST_CLEAR): the dynamic PCRs 17 to 22 start with all ones."""
+    return tuple(ONES_DIGEST if 17 <= i <= 22 else ZERO_DIGEST for i in range(NUM_PCRS))

@@ -1,0 +1,168 @@
+"""RSA as TPM 1.2 uses it: two prime keys, OAEP with label "TCPA", PKCS #1 v1.5.
+
+Private keys travel as one prime; the other follows from the modulus. The library's own key check
+(tens of milliseconds) is replaced by n == p * q and e * d == 1, which is all that can be wrong.
+`cryptography` is imported on first use: a TPM that only measures never pays for it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from hwtpm.softtpm.engine.call import Refuse
+from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
+from hwtpm.tpm12.const import EncScheme, KeyAlgorithm, Payload
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.types import KeyParms, RsaKeyParms
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.padding import OAEP
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+    from hwtpm.softtpm.engine.state import RootKey
+
+__all__ = [
+    "decrypt",
+    "encrypt_oaep",
+    "generate",
+    "load_root_key",
+    "modulus_of",
+    "prime_of",
+    "private_from_prime",
+    "public_from",
+    "rsa_parms",
+    "sign_digest",
+    "sign_raw",
+]
+
+EXPONENT: Final = 65537
+OAEP_LABEL: Final = b"TCPA"
+MIN_BITS: Final = 512
+MAX_BITS: Final = 2048
+
+
+def rsa_parms(parms: KeyParms) -> RsaKeyParms:
+    """The RSA parameters inside TPM_KEY_PARMS.
+
+    Raises:
+        Refuse: BAD_KEY_PROPERTY for another algorithm or for what this TPM cannot make.
+        WireError: they do not decode.
+    """
+    if parms.algorithm_id != KeyAlgorithm.RSA:
+        raise Refuse(Rc.BAD_KEY_PROPERTY)
+    rsa = RsaKeyParms.decode(parms.parms)
+    if rsa.num_primes != 2 or not MIN_BITS <= rsa.key_length <= MAX_BITS or rsa.key_length % 256:
+        raise Refuse(Rc.BAD_KEY_PROPERTY)
+    if rsa.exponent and int.from_bytes(rsa.exponent, "big") != EXPONENT:
+        raise Refuse(Rc.BAD_KEY_PROPERTY)
+    return rsa
+
+
+def generate(bits: int) -> RSAPrivateKey:
+    """A new key with public exponent 65537."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    return rsa.generate_private_key(EXPONENT, bits)
+
+
+def modulus_of(public: RSAPublicKey) -> bytes:
+    """The modulus, big-endian, as long as the key."""
+    return public.public_numbers().n.to_bytes(public.key_size // 8, "big")
+
+
+def prime_of(key: RSAPrivateKey) -> bytes:
+    """The prime that TPM_STORE_ASYMKEY carries, big-endian, half as long as the key."""
+    return key.private_numbers().p.to_bytes(key.key_size // 16, "big")
+
+
+def private_from_prime(modulus: bytes, prime: bytes) -> RSAPrivateKey:
+    """The private key from its modulus and one prime.
+
+    Raises:
+        ValueError: the prime does not divide the modulus, or they make no key with e = 65537.
+    """
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    n, p = int.from_bytes(modulus, "big"), int.from_bytes(prime, "big")
+    if p < 3 or n % p:
+        raise ValueError("the prime does not divide the modulus")
+    q = n // p
+    if q < 3:
+        raise ValueError("the other prime is missing")
+    d = pow(EXPONENT, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(
+        p=p,
+        q=q,
+        d=d,
+        dmp1=d % (p - 1),
+        dmq1=d % (q - 1),
+        iqmp=pow(q, -1, p),
+        public_numbers=rsa.RSAPublicNumbers(EXPONENT, n),
+    )
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+def public_from(modulus: bytes) -> RSAPublicKey:
+    """The public key with that modulus and exponent 65537; ValueError if it is none."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    return rsa.RSAPublicNumbers(EXPONENT, int.from_bytes(modulus, "big")).public_key()
+
+
+@lru_cache(maxsize=1)
+def _oaep() -> OAEP:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    sha1 = hashes.SHA1()
+    return padding.OAEP(padding.MGF1(sha1), sha1, OAEP_LABEL)
+
+
+def encrypt_oaep(public: RSAPublicKey, plain: bytes) -> bytes:
+    """OAEP-SHA1-MGF1 with label "TCPA"; ValueError if `plain` is too long for the key."""
+    return public.encrypt(plain, _oaep())
+
+
+def decrypt(key: RSAPrivateKey, cipher: bytes, scheme: int) -> bytes:
+    """Decrypt by the key's encryption scheme; ValueError if the padding is not right."""
+    if scheme == EncScheme.RSA_OAEP_SHA1_MGF1:
+        return key.decrypt(cipher, _oaep())
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    return key.decrypt(cipher, padding.PKCS1v15())
+
+
+def sign_digest(key: RSAPrivateKey, digest: bytes) -> bytes:
+    """RSASSA-PKCS1-v1_5 over a SHA-1 digest that is already made."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, utils
+
+    return key.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
+
+
+def sign_raw(key: RSAPrivateKey, data: bytes) -> bytes:
+    """PKCS #1 v1.5 block type 1 over `data` as it is: the caller made the DigestInfo.
+
+    Raises:
+        ValueError: `data` leaves no room for eleven bytes of padding.
+    """
+    from cryptography.hazmat.primitives.asymmetric import padding, utils
+
+    if len(data) > key.key_size // 8 - 11:
+        raise ValueError("too long to sign")
+    return key.sign(data, padding.PKCS1v15(), utils.NoDigestInfo())
+
+
+def load_root_key(handle: int, root: RootKey) -> LoadedKey:
+    """The EK or SRK as a loaded key."""
+    key = root.key
+    return LoadedKey(
+        handle=handle,
+        key=key,
+        usage_auth=root.usage_auth,
+        migration_auth=bytes(20),
+        payload=Payload.ASYM,
+        private=private_from_prime(key.pub_key, root.prime),
+        condition=ReleaseCondition.of(key.form, key.pcr_info),
+    )
