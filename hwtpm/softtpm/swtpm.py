@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -112,9 +113,11 @@ class SwtpmTpm:
         self._data, data_peer = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            with control_peer, data_peer:
-                self._description = f"swtpm {_version(program)} in {state_dir}"
-                self._process = self._spawn(program, control_peer)
+            with data_peer:
+                with control_peer:  # held any longer, it would hide that swtpm is gone
+                    executable = _find(program)
+                    self._description = f"swtpm {_version(executable)} in {state_dir}"
+                    self._process = self._spawn(executable, control_peer)
                 self._attach(data_peer)
         except BaseException:
             self.close()
@@ -213,18 +216,25 @@ class SwtpmTpm:
         self._end()
         self._log.close()
 
-    def _spawn(self, program: str, control: socket.socket) -> subprocess.Popen[bytes]:
-        # Running in the state directory keeps its name, whatever is in it, out of swtpm's options.
-        return subprocess.Popen(
-            [program, "socket", "--terminate", "--tpmstate", "dir=.,mode=0600"]
-            + ["--ctrl", f"type=unixio,clientfd={control.fileno()}"],
-            cwd=self._state_dir,
-            pass_fds=[control.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is ours to handle, with an orderly close
-        )
+    def _spawn(self, executable: Path, control: socket.socket) -> subprocess.Popen[bytes]:
+        options = ["--terminate", "--ctrl", f"type=unixio,clientfd={control.fileno()}"]
+        # Running in the state directory keeps its name, whatever is in it, out of the options.
+        state = ["--tpmstate", "dir=.,mode=0600"]
+        try:
+            return subprocess.Popen(
+                [executable, "socket", *options, *state],
+                cwd=self._state_dir,
+                pass_fds=[control.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is ours to handle, with an orderly close
+            )
+        except OSError as error:
+            raise AccessDenied(
+                f"{self._description}: cannot start {executable} there: {error}",
+                hint="check who may use the program and the directory",
+            ) from error
 
     def _attach(self, data: socket.socket) -> None:
         self._obey(Command.SET_DATAFD, descriptors=[data.fileno()])
@@ -322,7 +332,7 @@ class SwtpmTpm:
                 hint="stop the other one, or name another directory",
             )
         return StateError(
-            f"{self._description}: it cannot start from its stored state (result {result:#x}){tail}",
+            f"{self._description}: cannot start from its stored state (result {result:#x}){tail}",
             hint="restore the directory from a backup; nothing was overwritten",
         )
 
@@ -371,36 +381,43 @@ def _whole_frame() -> Callable[[bytes], bytes | None]:
     def feed(chunk: bytes) -> bytes | None:
         frame.extend(chunk)
         size = frame_size(frame)
-        if size is None or len(frame) < min(size, BUFFER_SIZE):
-            return None
-        return bytes(frame)
+        incomplete = size is None or len(frame) < size <= BUFFER_SIZE
+        return None if incomplete else bytes(frame)
 
     return feed
 
 
-def _version(program: str) -> str:
-    """The version that `program` says it has."""
+def _find(program: str) -> Path:
+    found = shutil.which(program)
+    if found is None:
+        raise DeviceNotFound(
+            f"swtpm: there is no program {program}",
+            hint="install the Debian package swtpm, or use another engine",
+        )
+    return Path(found).absolute()  # it is started from another directory
+
+
+def _version(executable: Path) -> str:
     try:
         answer = subprocess.run(
-            [program, "--version"],
+            [executable, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
             timeout=_VERSION_TIMEOUT_S,
         )
-    except FileNotFoundError as error:
-        raise DeviceNotFound(
-            f"swtpm: there is no program {program}",
-            hint="install the Debian package swtpm, or use another engine",
-        ) from error
     except subprocess.TimeoutExpired as error:
-        raise Timeout(f"swtpm: {program} --version does not return") from error
+        raise Timeout(
+            f"swtpm: {executable} --version does not return", hint="name the swtpm program itself"
+        ) from error
     except OSError as error:
-        raise AccessDenied(f"swtpm: cannot run {program}: {error}") from error
-    match = re.search(rb"version (\d[\w.]*)", answer.stdout)
+        raise AccessDenied(
+            f"swtpm: cannot run {executable}: {error}", hint="check who may execute it"
+        ) from error
+    match = re.search(rb"TPM emulator version (\d[\w.]*)", answer.stdout)
     if match is None:
         raise ProtocolError(
-            f"swtpm: {program} --version prints no version",
+            f"swtpm: {executable} --version prints no version",
             hint="name the swtpm program itself",
         )
     return match[1].decode()
