@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Attached", "Transport", "Wrapper"]
+from hwtpm.errors import UsageError
+from hwtpm.transport.deadlines import Deadlines
+
+__all__ = ["Attached", "Target", "Transport", "Wrapper"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,30 @@ class Attached:
     backend: str
     real_hardware: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address taken apart, and how to open it."""
+
+    address: str
+    rest: str
+    locality: int
+    deadlines: Deadlines
+
+    def path(self, example: str) -> Path:
+        """The rest as a path.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if not self.rest:
+            raise UsageError(f"{self.address}: the path is missing", hint=f"write {example}")
+        return Path(self.rest)
+
+    def optional_path(self) -> Path | None:
+        """The rest as a path, None if it is empty."""
+        return Path(self.rest) if self.rest else None
 
 
 class Transport(Protocol):

@@ -24,8 +24,12 @@ class Deadlines:
     long_s: float = 300.0
 
     def of(self, command: bytes) -> float:
-        """Seconds for this command frame; ordinals that are not in the table get the longest."""
-        row = TABLE.get(ordinal_of(command))
+        """Seconds for this command frame."""
+        return self.of_ordinal(ordinal_of(command))
+
+    def of_ordinal(self, ordinal: int) -> float:
+        """Seconds for this ordinal; one that is not in the table gets the longest."""
+        row = TABLE.get(ordinal)
         if row is None:
             return self.long_s
         return {

@@ -1,0 +1,137 @@
+"""Addresses: one text names one way to one TPM, and nothing ever stands in for another.
+
+sim:  sim:PATH            our own engine behind a simulated chip, in memory or kept in a directory
+libtpms:  libtpms:PATH    the same with libtpms
+swtpm:PATH                the same with a swtpm process that keeps its state in a directory
+dev:/dev/tpm0             the kernel's device
+unix:PATH  tcp:HOST:PORT  raw commands on a socket, such as every virtual TPM has
+replay:FILE               a recording
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from hwtpm.errors import Unsupported, UsageError
+from hwtpm.transport.base import Target, Transport
+from hwtpm.transport.deadlines import Deadlines
+
+__all__ = ["SCHEMES", "Scheme", "open_transport", "schemes_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One kind of address. `localities` tells whether commands can come from another than 0."""
+
+    name: str
+    form: str
+    summary: str
+    localities: bool
+    open: Callable[[Target], Transport]
+
+
+def open_transport(
+    address: str, *, locality: int = 0, deadlines: Deadlines | None = None
+) -> Transport:
+    """The transport to the TPM that `address` names, opened.
+
+    Software TPMs are powered on and started with TPM_Startup(ST_CLEAR), as firmware does it.
+
+    Raises:
+        UsageError: this is no address, or its scheme is unknown.
+        DeviceNotFound, AccessDenied, Busy: it cannot be opened; nothing else is tried.
+        Unsupported: this kind of transport carries no locality other than 0.
+    """
+    name, colon, rest = address.partition(":")
+    scheme = next((known for known in SCHEMES if known.name == name), None)
+    if not colon or scheme is None:
+        raise UsageError(
+            f"{address!r} is no address of a TPM", hint=f"use one of these:\n{schemes_text()}"
+        )
+    if locality not in range(5):
+        raise UsageError(f"{address}: there is no locality {locality}", hint="use 0 to 4")
+    if locality and not scheme.localities:
+        raise Unsupported(
+            f"{address}: commands on a {name}: address come from a locality of the other end's"
+            f" choice, not from {locality}",
+            hint="leave the locality out",
+        )
+    return scheme.open(Target(address, rest, locality, deadlines or Deadlines()))
+
+
+def schemes_text() -> str:
+    """All forms of addresses, one a line."""
+    width = max(len(scheme.form) for scheme in SCHEMES)
+    return "\n".join(f"  {scheme.form:<{width}}  {scheme.summary}" for scheme in SCHEMES)
+
+
+def _sim(target: Target) -> Transport:
+    from hwtpm.transport.simulated import open_engine
+
+    return open_engine(target)
+
+
+def _libtpms(target: Target) -> Transport:
+    from hwtpm.transport.simulated import open_libtpms
+
+    return open_libtpms(target)
+
+
+def _swtpm(target: Target) -> Transport:
+    from hwtpm.transport.simulated import open_swtpm
+
+    return open_swtpm(target)
+
+
+def _dev(target: Target) -> Transport:
+    from hwtpm.transport.device import open_device
+
+    return open_device(target.address, target.path("dev:/dev/tpm0"), deadlines=target.deadlines)
+
+
+def _unix(target: Target) -> Transport:
+    from hwtpm.transport.stream import connect_unix
+
+    return connect_unix(target.address, target.path("unix:PATH"), deadlines=target.deadlines)
+
+
+def _tcp(target: Target) -> Transport:
+    from hwtpm.transport.stream import connect_tcp
+
+    host, port = _host_and_port(target)
+    return connect_tcp(target.address, host, port, deadlines=target.deadlines)
+
+
+def _replay(target: Target) -> Transport:
+    from hwtpm.transport.replay import Replay
+
+    return Replay(target.address, target.path("replay:FILE"))
+
+
+def _host_and_port(target: Target) -> tuple[str, int]:
+    host, _, port = target.rest.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+    if not host or (":" in host and not bracketed) or not 0 < number < 65536:
+        raise UsageError(
+            f"{target.address}: this is no host and port",
+            hint="write tcp:HOST:PORT, an IPv6 address as tcp:[::1]:PORT",
+        )
+    return host[1:-1] if bracketed else host, number
+
+
+SCHEMES: Final[tuple[Scheme, ...]] = (
+    Scheme("sim", "sim:[PATH]", "our software TPM, in memory or kept in a directory", True, _sim),
+    Scheme(
+        "libtpms", "libtpms:[PATH]", "libtpms, in memory or kept in a directory", True, _libtpms
+    ),
+    Scheme("swtpm", "swtpm:PATH", "a swtpm process with its state in a directory", True, _swtpm),
+    Scheme("dev", "dev:/dev/tpm0", "the kernel's TPM device", False, _dev),
+    Scheme(
+        "unix", "unix:PATH", "raw commands on a unix socket, as virtual TPMs take", False, _unix
+    ),
+    Scheme("tcp", "tcp:HOST:PORT", "raw commands on a TCP socket", False, _tcp),
+    Scheme("replay", "replay:FILE", "a recording", False, _replay),
+)

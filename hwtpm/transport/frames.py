@@ -1,0 +1,47 @@
+"""Frames at the border to the operating system: what may be sent, and how much is still to come."""
+
+from __future__ import annotations
+
+from hwtpm.errors import ProtocolError, UsageError
+from hwtpm.tpm12.const import MAX_FRAME
+from hwtpm.tpm12.frame import HEADER_SIZE
+
+__all__ = ["check_command", "missing"]
+
+_SIZE_FIELD = slice(2, 6)
+
+
+def check_command(command: bytes, address: str) -> None:
+    """Let only whole command frames pass, so that no peer waits for the rest of one.
+
+    Raises:
+        UsageError: the bytes are no whole frame, or a longer one than any TPM takes.
+    """
+    if not HEADER_SIZE <= len(command) == _size_of(command) <= MAX_FRAME:
+        raise UsageError(
+            f"{address}: {len(command)} bytes starting {command[:HEADER_SIZE].hex()} are no TPM"
+            f" command of {HEADER_SIZE} to {MAX_FRAME} bytes",
+            hint="bytes 2 to 5 hold the command's whole length",
+        )
+
+
+def missing(received: bytes | bytearray, address: str) -> int:
+    """How many bytes of the response in `received` are still to come: 0 when it is whole.
+
+    Raises:
+        ProtocolError: its header cannot be that of a response.
+    """
+    if len(received) < HEADER_SIZE:
+        return HEADER_SIZE - len(received)
+    size = _size_of(received)
+    if not HEADER_SIZE <= size <= MAX_FRAME or size < len(received):
+        raise ProtocolError(
+            f"{address}: the answer starts {bytes(received[:HEADER_SIZE]).hex()} and says it has"
+            f" {size} bytes; {len(received)} came, a TPM answers {HEADER_SIZE} to {MAX_FRAME}",
+            hint="is what listens there a TPM that takes raw commands?",
+        )
+    return size - len(received)
+
+
+def _size_of(frame: bytes | bytearray) -> int:
+    return int.from_bytes(frame[_SIZE_FIELD], "big")
