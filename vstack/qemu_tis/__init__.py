@@ -1,0 +1,1 @@
+"""QEMU side of the stack: the TIS device, and the control channel for an unmodified QEMU."""
