@@ -1,0 +1,556 @@
+"""The driver side of TIS, sans-IO: operations are generators of register accesses and waits.
+
+TIS 1.21 and 1.3 (TCG PC Client Specific TPM Interface Specification), command and response through
+the FIFO. Every operation ends, with its result or a typed error, within a stated time of the clock
+it is given, whatever the chip does; the time the bus itself takes for one burst comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from hwtpm.errors import (
+    BusError,
+    DeviceNotFound,
+    HwtpmError,
+    ProtocolError,
+    Refused,
+    Timeout,
+    Unsupported,
+    UsageError,
+)
+from hwtpm.tis.flow import Flow, now, read, wait, write
+from hwtpm.tis.registers import (
+    ACCESS,
+    DATA_FIFO,
+    DID_VID,
+    INTERFACE_ID,
+    INTF_CAPABILITY,
+    LOCALITIES,
+    RID,
+    STS,
+    Access,
+    DidVid,
+    Interface,
+    InterfaceId,
+    IntfCapability,
+    Register,
+    Sts,
+    address_of,
+)
+from hwtpm.tis.timing import Timeouts
+
+__all__ = ["Cancelled", "ChipInfo", "TisHost"]
+
+_FIRST_POLL_S: Final = 0.0001
+_SLOWEST_POLL_S: Final = 0.005
+_FIRST_NUDGE_S: Final = 0.010
+_RESPONSE_TRIES: Final = 3
+_HEADER_SIZE: Final = 10
+_SIZE_FIELD_END: Final = 6
+_ALL_ONES: Final = 0xFFFFFFFF
+_TRANSFER_SIZES: Final = (0, 8, 32, 64)
+_CRB: Final = 1
+_PTP_FIFO: Final = 0
+_EARLY_DESELECT: Final = 0x01000000
+
+
+class Cancelled(Refused):
+    """The caller cancelled the command; the chip is ready for the next one."""
+
+    kind = "cancelled"
+
+
+class _DamagedResponse(ProtocolError):
+    """What came out of the FIFO is no whole response; the chip still has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipInfo:
+    """What the chip's registers say about it."""
+
+    did_vid: int
+    rid: int
+    capability: int
+    interface_id: int
+
+    @property
+    def vendor(self) -> int:
+        """PCI vendor id."""
+        return DidVid.VENDOR.of(self.did_vid)
+
+    @property
+    def device(self) -> int:
+        """The vendor's device id; does not tell TPM 1.2 from 2.0."""
+        return DidVid.DEVICE.of(self.did_vid)
+
+    @property
+    def tpm20(self) -> bool:
+        """Whether the interface is that of a TPM 2.0."""
+        if InterfaceId.TYPE.of(self.interface_id) == _PTP_FIFO:
+            return True
+        return IntfCapability.VERSION.of(self.capability) == Interface.TIS_1_3_TPM2
+
+    @property
+    def transfer_size(self) -> int:
+        """Largest FIFO access in bytes; 0 where the interface is too old to say."""
+        return _TRANSFER_SIZES[IntfCapability.TRANSFER_SIZE.of(self.capability)]
+
+    @property
+    def burst_static(self) -> bool:
+        """Whether the burst count never changes."""
+        return bool(self.capability & IntfCapability.BURST_STATIC)
+
+
+def _never() -> bool:
+    return False
+
+
+class TisHost:
+    """Driver of one TPM behind TIS registers.
+
+    `max_transfer` is the largest FIFO access in bytes the bus can make, `max_response` the largest
+    response that is believed, `device` names the chip in errors.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeouts: Timeouts | None = None,
+        max_transfer: int = 64,
+        max_response: int = 4096,
+        device: str = "TPM",
+    ) -> None:
+        if max_transfer < 1 or max_response < _HEADER_SIZE:
+            raise UsageError(f"transfers of {max_transfer} bytes, responses of {max_response}")
+        self.timeouts = timeouts or Timeouts()
+        self.max_transfer = max_transfer
+        self.max_response = max_response
+        self.device = device
+        self.tpm20 = False
+        self._locality: int | None = None
+        self._credit = 0
+
+    @property
+    def locality(self) -> int | None:
+        """The locality we own, as far as we know."""
+        return self._locality
+
+    @property
+    def locality_limit_s(self) -> float:
+        """No operation on localities and no probe takes longer."""
+        return 3 * self.timeouts.a_s + self.timeouts.b_s
+
+    def transmit_limit_s(self, duration_s: float) -> float:
+        """No `transmit` with that duration takes longer."""
+        t = self.timeouts
+        return 3 * t.b_s + 2 * t.transfer_s + max(duration_s, 0.0)
+
+    # -- identity
+
+    def probe(self) -> Flow[ChipInfo]:
+        """Find out what the chip is; limits transfers to what it can take.
+
+        Raises:
+            DeviceNotFound: nothing drives the bus; the message has the evidence.
+            Timeout: the registers do not become valid.
+            Unsupported: the chip's interface is switched to CRB.
+        """
+        did_vid = yield from self._get(DID_VID, 0)
+        vendor = DidVid.VENDOR.of(did_vid)
+        if vendor in (0, 0xFFFF):
+            access = yield from self._get(ACCESS, 0)
+            raise DeviceNotFound(
+                f"{self.device}: no TPM answers: DID_VID {did_vid:#010x}, ACCESS {access:#04x}",
+                hint=_absence_hint(did_vid),
+            )
+        yield from self._await_access(0, Access.VALID, self.timeouts.a_s, "valid registers")
+        info = ChipInfo(
+            did_vid=did_vid,
+            rid=(yield from self._get(RID, 0)),
+            capability=(yield from self._get(INTF_CAPABILITY, 0)),
+            interface_id=(yield from self._get(INTERFACE_ID, 0)),
+        )
+        if info.capability == _ALL_ONES:
+            raise BusError(
+                f"{self.device}: INTF_CAPABILITY reads all ones, DID_VID {did_vid:#010x}"
+            )
+        if InterfaceId.TYPE.of(info.interface_id) == _CRB:
+            raise Unsupported(
+                f"{self.device}: the chip's interface is CRB (INTERFACE_ID "
+                f"{info.interface_id:#010x}), this driver speaks FIFO",
+                hint="select the FIFO interface in the firmware's setup",
+            )
+        self.tpm20 = info.tpm20
+        self.max_transfer = min(self.max_transfer, info.transfer_size or self.max_transfer)
+        return info
+
+    # -- localities
+
+    def request_locality(self, number: int) -> Flow[None]:
+        """Own locality `number`, releasing another one we own; timeout A.
+
+        Raises:
+            Timeout: it was not granted; the request is withdrawn.
+        """
+        _check_locality(number)
+        if self._locality not in (None, number):
+            yield from self.release_locality()
+        access = yield from self._await_access(
+            number, Access.VALID, self.timeouts.a_s, "valid registers"
+        )
+        if not access & Access.ACTIVE:
+            if access & Access.BEEN_SEIZED:
+                yield from self._put(ACCESS, number, Access.BEEN_SEIZED)
+            yield from self._put(ACCESS, number, Access.REQUEST)
+            try:
+                yield from self._await_grant(number, self.timeouts.a_s)
+            except Timeout:
+                yield from self._put(ACCESS, number, Access.ACTIVE)
+                raise
+        self._locality = number
+
+    def seize(self, number: int) -> Flow[None]:
+        """Take the TPM for `number` from a lower locality, aborting its command; A and B.
+
+        Raises:
+            Timeout: it was not granted, because the owner's locality is not lower.
+        """
+        _check_locality(number)
+        yield from self._put(ACCESS, number, Access.SEIZE)
+        yield from self._await_grant(number, self.timeouts.a_s + self.timeouts.b_s)
+        self._locality = number
+
+    def release_locality(self) -> Flow[None]:
+        """Give the locality back, if we own one; timeout A.
+
+        Raises:
+            Timeout: the chip does not let it go.
+        """
+        number, self._locality = self._locality, None
+        if number is None:
+            return
+        yield from self._put(ACCESS, number, Access.ACTIVE)
+        yield from self._poll(
+            lambda: self._access(number),
+            lambda access: not access & Access.ACTIVE,
+            (yield from now()) + self.timeouts.a_s,
+            f"release of locality {number}",
+        )
+
+    # -- commands
+
+    def transmit(
+        self, command: bytes, duration_s: float, cancelled: Callable[[], bool] = _never
+    ) -> Flow[bytes]:
+        """Execute one command and return its response, both whole TPM frames.
+
+        `duration_s` is how long the chip may execute; `cancelled` is asked while it does. After an
+        error the command is aborted, so that the chip is ready or idle if it can be. Takes at most
+        `transmit_limit_s(duration_s)`.
+
+        Raises:
+            UsageError: `command` is no TPM frame, or we own no locality.
+            Cancelled: `cancelled` said so (TPM 2.0 answers a cancelled command instead).
+            Timeout: the chip did not do its part in time.
+            ProtocolError: it broke the protocol, or a higher locality took the TPM.
+            BusError: the registers read all ones.
+        """
+        if len(command) < _HEADER_SIZE or len(command) != int.from_bytes(
+            command[2:_SIZE_FIELD_END], "big"
+        ):
+            raise UsageError(f"no TPM command: {len(command)} bytes starting {command[:10].hex()}")
+        self._owned()
+        try:
+            yield from self._become_ready()
+            by_s = (yield from now()) + self.timeouts.transfer_s
+            yield from self._send(command, by_s)
+            yield from self._put(STS, self._owned(), Sts.GO)
+            yield from self._await_response(duration_s, cancelled)
+            by_s = (yield from now()) + self.timeouts.transfer_s
+            response = yield from self._receive(by_s)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            # An interrupt of the caller leaves the chip in order, too.
+            if self._locality is not None:
+                with suppress(HwtpmError):
+                    yield from self._become_ready(force=True)
+            raise
+        with suppress(HwtpmError):
+            # The response is complete; a link that fails now fails the next command.
+            yield from self._put(STS, self._owned(), Sts.COMMAND_READY)
+        return response
+
+    def abort(self) -> Flow[None]:
+        """Drop whatever command is in the chip and make it ready; timeout B.
+
+        Raises:
+            Timeout: the chip does not become ready.
+        """
+        yield from self._become_ready(force=True)
+
+    def _become_ready(self, *, force: bool = False) -> Flow[None]:
+        locality = self._owned()
+        if not force and (yield from self._sts()) & Sts.COMMAND_READY:
+            return
+        deadline_s = (yield from now()) + self.timeouts.b_s
+        nudge_s = _FIRST_NUDGE_S
+        while True:
+            # From COMPLETION it takes two writes on some chips and one on others.
+            yield from self._put(STS, locality, Sts.COMMAND_READY)
+            until_s = min((yield from now()) + nudge_s, deadline_s)
+            try:
+                yield from self._await_sts(
+                    lambda sts: bool(sts & Sts.COMMAND_READY), until_s, "commandReady"
+                )
+            except Timeout:
+                if until_s >= deadline_s:
+                    raise
+                nudge_s *= 2
+            else:
+                return
+
+    def _send(self, command: bytes, by_s: float) -> Flow[None]:
+        self._credit = 0
+        yield from self._push(command[:-1], by_s)
+        if not (yield from self._valid_sts(by_s)) & Sts.EXPECT:
+            raise ProtocolError(
+                f"{self.device}: wants no more after {len(command) - 1} of {len(command)} "
+                f"command bytes"
+            )
+        yield from self._push(command[-1:], by_s)
+        if (yield from self._valid_sts(by_s)) & Sts.EXPECT:
+            raise ProtocolError(f"{self.device}: wants more than the {len(command)} command bytes")
+
+    def _push(self, data: bytes, by_s: float) -> Flow[None]:
+        address = address_of(DATA_FIFO, self._owned())
+        sent = 0
+        while sent < len(data):
+            if not self._credit:
+                yield from self._await_sts(
+                    lambda sts: Sts.BURST_COUNT.of(sts) > 0,
+                    (yield from self._soon(self.timeouts.d_s, by_s)),
+                    f"burst count after {sent} of {len(data)} command bytes",
+                )
+            size = min(self._credit, self.max_transfer, len(data) - sent)
+            yield from write(address, data[sent : sent + size])
+            self._credit -= size
+            sent += size
+
+    def _await_response(self, duration_s: float, cancelled: Callable[[], bool]) -> Flow[None]:
+        asked = False
+
+        def over(sts: int) -> bool:
+            nonlocal asked
+            asked = asked or cancelled()
+            return _answered(sts) or _went_ready(sts) or asked
+
+        deadline_s = (yield from now()) + max(duration_s, 0.0)
+        sts = yield from self._await_sts(over, deadline_s, "response")
+        if asked and not _answered(sts) and not _went_ready(sts):
+            if not self.tpm20:
+                raise Cancelled(f"{self.device}: command cancelled")
+            cancel = Sts.CANCEL.to_bytes(STS.size, "little")
+            yield from write(address_of(STS, self._owned()), cancel)
+            sts = yield from self._await_sts(
+                lambda sts: _answered(sts) or _went_ready(sts),
+                (yield from now()) + self.timeouts.b_s,
+                "response to a cancelled command",
+            )
+        if not _answered(sts):
+            raise ProtocolError(
+                f"{self.device}: the command was aborted in the chip (STS {sts:#010x})"
+            )
+
+    def _receive(self, by_s: float) -> Flow[bytes]:
+        for attempt in range(1, _RESPONSE_TRIES + 1):
+            try:
+                return (yield from self._receive_once(by_s))
+            except _DamagedResponse as error:
+                if attempt == _RESPONSE_TRIES:
+                    raise ProtocolError(
+                        f"{error.message}, {attempt} times",
+                        hint="check the bus: a lower clock or shorter wires",
+                    ) from error
+            yield from self._put(STS, self._owned(), Sts.RETRY)
+            yield from self._await_sts(
+                _answered,
+                (yield from self._soon(self.timeouts.c_s, by_s)),
+                "response after responseRetry",
+            )
+        raise AssertionError("unreachable")
+
+    def _receive_once(self, by_s: float) -> Flow[bytes]:
+        self._credit = 0
+        head = yield from self._pull(_SIZE_FIELD_END, 0, by_s)
+        size = int.from_bytes(head[2:], "big")
+        if not _HEADER_SIZE <= size <= self.max_response:
+            raise _DamagedResponse(f"{self.device}: response starts {head.hex(' ')}")
+        body = yield from self._pull(size - len(head) - 1, len(head), by_s)
+        # As with Expect: only that data remains before the last byte and none after it proves that
+        # the chip did not run dry within a burst, where it returns all ones.
+        if not (yield from self._valid_sts(by_s)) & Sts.DATA_AVAIL:
+            raise _DamagedResponse(f"{self.device}: response of {size} bytes ends early")
+        last = yield from self._pull(1, size - 1, by_s)
+        if (yield from self._valid_sts(by_s)) & Sts.DATA_AVAIL:
+            raise _DamagedResponse(f"{self.device}: data left after a response of {size} bytes")
+        return head + body + last
+
+    def _pull(self, count: int, done: int, by_s: float) -> Flow[bytes]:
+        address = address_of(DATA_FIFO, self._owned())
+        data = b""
+        while len(data) < count:
+            if not self._credit:
+                sts = yield from self._await_sts(
+                    lambda sts: bool(
+                        sts & Sts.VALID and (not sts & Sts.DATA_AVAIL or Sts.BURST_COUNT.of(sts))
+                    ),
+                    (yield from self._soon(max(self.timeouts.c_s, self.timeouts.d_s), by_s)),
+                    f"burst count after {done + len(data)} response bytes",
+                )
+                if not sts & Sts.DATA_AVAIL:
+                    raise _DamagedResponse(
+                        f"{self.device}: response ends after {done + len(data)} bytes"
+                    )
+            size = min(self._credit, self.max_transfer, count - len(data))
+            data += yield from read(address, size)
+            self._credit -= size
+        return data
+
+    # -- registers
+
+    def _owned(self) -> int:
+        if self._locality is None:
+            raise UsageError(f"{self.device}: request a locality first")
+        return self._locality
+
+    def _get(self, register: Register, locality: int) -> Flow[int]:
+        raw = yield from read(address_of(register, locality), register.size)
+        return int.from_bytes(raw, "little")
+
+    def _put(self, register: Register, locality: int, bits: int) -> Flow[None]:
+        yield from write(address_of(register, locality), bytes([bits]))
+
+    def _access(self, number: int) -> Flow[int]:
+        access = yield from self._get(ACCESS, number)
+        if access == 0xFF:
+            raise BusError(
+                f"{self.device}: ACCESS of locality {number} reads all ones",
+                hint="the chip is gone, held in reset, or not selected: check power and wires",
+            )
+        return access
+
+    def _sts(self) -> Flow[int]:
+        """One read of all four bytes, so that status and burst count belong together."""
+        locality = self._owned()
+        sts = yield from self._get(STS, locality)
+        if sts == _ALL_ONES:
+            access = yield from self._access(locality)
+            if access & Access.VALID and not access & Access.ACTIVE:
+                self._locality = None
+                raise ProtocolError(
+                    f"{self.device}: locality {locality} was taken away (ACCESS {access:#04x})",
+                    hint="another locality seized the TPM: send the command again",
+                )
+            raise BusError(
+                f"{self.device}: STS reads all ones in the active locality {locality}, "
+                f"ACCESS {access:#04x}",
+                hint="the bus is unreliable: check clock, wires and chip select",
+            )
+        self._credit = Sts.BURST_COUNT.of(sts)
+        return sts
+
+    def _await_access(self, number: int, bits: int, within_s: float, awaited: str) -> Flow[int]:
+        return (
+            yield from self._poll(
+                lambda: self._access(number),
+                lambda access: access & bits == bits,
+                (yield from now()) + within_s,
+                awaited,
+            )
+        )
+
+    def _await_grant(self, number: int, within_s: float) -> Flow[None]:
+        granted = Access.VALID | Access.ACTIVE
+        awaited = f"locality {number}"
+        try:
+            yield from self._await_access(number, granted, within_s, awaited)
+        except Timeout as timeout:
+            for other in range(LOCALITIES):
+                if (yield from self._access(other)) & granted == granted and other != number:
+                    timeout.hint = (
+                        f"locality {other} holds the TPM: wait for it, or seize from a higher one"
+                    )
+            raise
+
+    def _await_sts(
+        self, accept: Callable[[int], bool], deadline_s: float, awaited: str
+    ) -> Flow[int]:
+        return (yield from self._poll(self._sts, accept, deadline_s, awaited))
+
+    def _valid_sts(self, by_s: float) -> Flow[int]:
+        deadline_s = yield from self._soon(self.timeouts.c_s, by_s)
+        return (
+            yield from self._await_sts(lambda sts: bool(sts & Sts.VALID), deadline_s, "stsValid")
+        )
+
+    def _soon(self, within_s: float, by_s: float) -> Flow[float]:
+        """The nearer of two deadlines; a transfer whose time is up ends here, progress or not."""
+        time_s = yield from now()
+        if time_s >= by_s:
+            raise Timeout(
+                f"{self.device}: transfer not finished in {self.timeouts.transfer_s} s",
+                hint="the chip grants bursts too slowly for its protocol",
+            )
+        return min(time_s + within_s, by_s)
+
+    def _poll(
+        self,
+        fetch: Callable[[], Flow[int]],
+        accept: Callable[[int], bool],
+        deadline_s: float,
+        awaited: str,
+    ) -> Flow[int]:
+        start_s = yield from now()
+        delay_s = 0.0
+        while True:
+            # The time is taken first: whoever wakes up late still looks once more.
+            time_s = yield from now()
+            value = yield from fetch()
+            if accept(value):
+                return value
+            if time_s >= deadline_s:
+                raise Timeout(
+                    f"{self.device}: no {awaited} within {deadline_s - start_s:.3g} s "
+                    f"(register reads {value:#x})"
+                )
+            if delay_s:
+                yield from wait(min(delay_s, deadline_s - time_s))
+            delay_s = min(max(2 * delay_s, _FIRST_POLL_S), _SLOWEST_POLL_S)
+
+
+def _answered(sts: int) -> bool:
+    both = Sts.VALID | Sts.DATA_AVAIL
+    return sts & both == both
+
+
+def _went_ready(sts: int) -> bool:
+    seen = Sts.VALID | Sts.COMMAND_READY | Sts.DATA_AVAIL | Sts.EXPECT
+    return sts & seen == Sts.COMMAND_READY
+
+
+def _check_locality(number: int) -> None:
+    if not 0 <= number < LOCALITIES:
+        raise UsageError(f"locality {number}: there are 0 to {LOCALITIES - 1}")
+
+
+def _absence_hint(did_vid: int) -> str:
+    if did_vid == _ALL_ONES:
+        return "the data line floats: check wiring, chip select, power and that reset is released"
+    if did_vid == _EARLY_DESELECT:
+        return "chip select drops after the header: the bus must hold it over the whole access"
+    return "the data line is stuck low or the chip is still in reset: check wiring and reset"
