@@ -26,6 +26,7 @@ TABLE_LIMIT: Final = 1 << 16  # bytes of one ACPI table that we walk
 _BIOS_AREA: Final = (0xE0000, 0x20000)
 _EBDA_SEGMENT: Final = 0x40E  # BIOS data area: segment of the extended BIOS data area
 _EBDA_SEARCHED: Final = 1024
+_RSDP_SIZE: Final = 36  # of revision 2; the first 20 bytes are all of revision 0
 _HEADER: Final = struct.Struct("<4sI")  # signature, length; the header has 36 bytes in all
 _HEADER_SIZE: Final = 36
 _CLIENT: Final = 0  # platform class
@@ -100,15 +101,15 @@ def _root_table(read: ReadMemory) -> tuple[int, bool]:
     """Address of the root table and whether it is an XSDT (64-bit entries)."""
     ebda = int.from_bytes(_exactly(read, _EBDA_SEGMENT, 2), "little") << 4
     for start, length in ((ebda, _EBDA_SEARCHED), _BIOS_AREA):
-        area = _exactly(read, start, length)
+        area = _exactly(read, start, length + _RSDP_SIZE)
         for offset in range(0, length, 16):
-            rsdp = area[offset : offset + 36]
-            if not rsdp.startswith(b"RSD PTR ") or len(rsdp) < 20 or sum(rsdp[:20]) & 0xFF:
+            rsdp = area[offset : offset + _RSDP_SIZE]
+            if not rsdp.startswith(b"RSD PTR ") or sum(rsdp[:20]) & 0xFF:
                 continue
-            (xsdt,) = struct.unpack_from("<Q", rsdp, 24) if len(rsdp) == 36 else (0,)
-            if rsdp[15] >= 2 and xsdt and not sum(rsdp) & 0xFF:
+            revision, rsdt, xsdt = struct.unpack_from("<BI4xQ", rsdp, 15)
+            if revision >= 2 and xsdt and not sum(rsdp) & 0xFF:
                 return xsdt, True
-            return struct.unpack_from("<I", rsdp, 16)[0], False
+            return rsdt, False
     raise ProtocolError(
         "the guest's memory has no ACPI root pointer (RSDP)",
         hint="wait until firmware has booted the guest",

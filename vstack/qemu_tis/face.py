@@ -39,6 +39,7 @@ __all__ = ["QemuFace", "VtpmPort"]
 
 HALF_REQUEST_TIMEOUT_S: Final = 2.0  # for the rest of a control request that has begun
 CLOSE_TIMEOUT_S: Final = 10.0  # for the vTPM to end its last command and to power off
+ACCEPT_PAUSE_S: Final = 0.1  # when we ran out of descriptors, which nobody frees in no time
 
 _RECEIVE_SIZE: Final = 4096
 _MAX_FDS: Final = 4
@@ -212,8 +213,11 @@ class QemuFace:
     def _accept(self) -> None:
         try:
             self._client, _ = self._listener.accept()
-        except OSError as error:  # it went away again, or we ran out of descriptors
+        except BlockingIOError:  # it went away again
+            return
+        except OSError as error:
             _log.warning("cannot accept a client: %s", error)
+            self._clock.sleep(ACCEPT_PAUSE_S)
 
     def _receive_control(self, client: socket.socket) -> None:
         try:

@@ -30,6 +30,7 @@ class Qmp:
         self._timeout_s = timeout_s
         self._clock = clock or RealClock()
         self._buffer = bytearray()
+        self._number = 0
 
     def close(self) -> None:
         """Close the socket."""
@@ -53,19 +54,24 @@ class Qmp:
         *,
         timeout_s: float | None = None,
     ) -> object:
-        """Run `command` and give its return value; events that come meanwhile are dropped.
+        """Run `command` and give its return value.
+
+        Events that come meanwhile are dropped, as is the late answer to an earlier command.
 
         Raises:
             ProtocolError: QEMU refused it, hung up, or sent no QMP.
             Timeout: no answer within `timeout_s` seconds (default: the session's).
         """
         deadline = self._clock.now() + (self._timeout_s if timeout_s is None else timeout_s)
-        message: dict[str, object] = {"execute": command}
+        self._number += 1
+        message: dict[str, object] = {"execute": command, "id": self._number}
         if arguments is not None:
             message["arguments"] = arguments
         self._send(msgspec.json.encode(message) + b"\n", deadline, command)
         while True:
             answer = self._receive(deadline, command)
+            if answer.get("id", self._number) != self._number:
+                continue
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
