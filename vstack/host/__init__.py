@@ -1,0 +1,1 @@
+"""The host's side: where things lie, which processes run, who may be reached how."""

@@ -1,0 +1,192 @@
+"""Where a stack keeps its state and its sockets, and the description of each vTPM.
+
+State directory: `stack.json` (the chip's address), `chip/` (a simulated chip's state),
+`manager.db`, `vtpms/NAME/` (`vtpm.json`, the two state copies).
+Run directory: `control.sock`, `log/`, `NAME/{tpm,host,qemu}.sock`. Both have mode 0700.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from hwtpm.errors import AccessDenied, Busy, DeviceNotFound, StateError, UsageError
+
+__all__ = ["Layout", "StackConfig", "VtpmConfig", "write_durably"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_SOCKET_PATH_LIMIT: Final = 107
+
+
+class StackConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`stack.json`."""
+
+    chip: str
+
+
+class VtpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`vtpm.json`. `provisioned` becomes true once the vTPM's first state is durable; only before
+    that may a start make a new state."""
+
+    uuid: UUID
+    engine: str
+    provisioned: bool = False
+
+
+T = TypeVar("T", StackConfig, VtpmConfig)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one stack."""
+
+    state: Path
+    run: Path
+
+    def prepare(self) -> None:
+        """Make the directories, for their owner only.
+
+        Raises:
+            AccessDenied: they cannot be made.
+            UsageError: the run directory's path is too long for Unix sockets.
+        """
+        if len(str(self.run / ("n" * 16) / "host.sock")) > _SOCKET_PATH_LIMIT:
+            raise UsageError(
+                f"{self.run} is too long for Unix sockets", hint="choose a shorter --run"
+            )
+        for directory in (self.state, self.state / "vtpms", self.run, self.log):
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise AccessDenied(
+                    f"cannot make {directory}: {error.strerror}",
+                    hint="choose another --state or --run directory",
+                ) from error
+
+    def lock(self) -> int:
+        """Hold the state directory; the descriptor keeps the lock.
+
+        Raises:
+            Busy: another stack runs on it.
+        """
+        fd = os.open(self.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise Busy(
+                f"a stack runs on {self.state} already", hint="see it: vstack status"
+            ) from error
+        return fd
+
+    @property
+    def control(self) -> Path:
+        """The supervisor's socket."""
+        return self.run / "control.sock"
+
+    @property
+    def log(self) -> Path:
+        """Directory of the processes' logs."""
+        return self.run / "log"
+
+    @property
+    def store(self) -> Path:
+        """The manager's store."""
+        return self.state / "manager.db"
+
+    @property
+    def config(self) -> Path:
+        """The stack's own configuration."""
+        return self.state / "stack.json"
+
+    def chip_address(self, address: str) -> str:
+        """The address with which the manager opens its chip: a simulated chip named without a path
+        keeps its state in the stack's own state directory."""
+        if address in ("sim:", "libtpms:", "swtpm:"):
+            return f"{address}{self.state / 'chip'}"
+        return address
+
+    def vtpm_state(self, name: str) -> Path:
+        """Directory of a vTPM's state.
+
+        Raises:
+            UsageError: this is no name of a vTPM.
+        """
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} is no name for a vTPM",
+                hint="use letters, digits, '.', '_' and '-', at most 63, a letter or digit first",
+            )
+        return self.state / "vtpms" / name
+
+    def vtpm_run(self, name: str) -> Path:
+        """Directory of a vTPM's sockets."""
+        return self.run / name
+
+    def vtpm_names(self) -> list[str]:
+        """The vTPMs that have a description, by name."""
+        return sorted(path.parent.name for path in (self.state / "vtpms").glob("*/vtpm.json"))
+
+    def read_stack(self) -> StackConfig | None:
+        """The stack's configuration, if it has been up before."""
+        return _read(self.config, StackConfig)
+
+    def read_vtpm(self, name: str) -> VtpmConfig:
+        """A vTPM's description.
+
+        Raises:
+            DeviceNotFound: there is no such vTPM.
+        """
+        config = _read(self.vtpm_state(name) / "vtpm.json", VtpmConfig)
+        if config is None:
+            raise DeviceNotFound(
+                f"there is no vTPM {name!r} in {self.state}", hint="see them: vstack vtpm list"
+            )
+        return config
+
+    def write_stack(self, config: StackConfig) -> None:
+        """Durably keep the stack's configuration."""
+        write_durably(self.config, msgspec.json.encode(config))
+
+    def write_vtpm(self, name: str, config: VtpmConfig) -> None:
+        """Durably keep a vTPM's description."""
+        directory = self.vtpm_state(name)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        write_durably(directory / "vtpm.json", msgspec.json.encode(config))
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise StateError(
+            f"{path}: {error}", hint="restore the file; nothing was changed"
+        ) from error
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a small file, all or nothing; it is on disk when this returns."""
+    temporary = path.with_name(path.name + ".new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,111 @@
+"""What the supervisor's children do. Each function runs in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from hwtpm.errors import HwtpmError
+from hwtpm.softtpm.engines import make_engine
+from vstack.ipc.loop import Loop
+from vstack.ipc.rpc import Answer, Json, Peer, Server
+from vstack.qemu_tis.face import QemuFace
+from vstack.vtpm.guest import GuestPort
+from vstack.vtpm.instance import VtpmInstance
+from vstack.vtpm.server import VtpmServer
+from vstack.vtpm.state import SealedState, StateFolder
+from vstack.vtpmmgr import server as manager_server
+from vstack.vtpmmgr.protocol import ManagerClient
+from vstack.xen.local import FrontEnd, RingFds
+
+__all__ = ["VtpmTask", "face", "manager", "prepare", "vtpm"]
+
+_LOG: Final = logging.getLogger(__name__)
+_MANAGER_TIMEOUT_S: Final = 60.0
+
+
+def prepare() -> None:
+    """Load what all children need, once, so that they share it."""
+
+    import hwtpm.softtpm.engine  # noqa: F401
+
+
+def manager(channel: socket.socket, chip: str, store: Path) -> None:
+    """The vTPM manager."""
+    manager_server.run(channel, chip, store)
+
+
+@dataclass(frozen=True)
+class VtpmTask:
+    """What a vTPM's process is told."""
+
+    name: str
+    uuid: UUID
+    manager: UUID
+    engine: str
+    directory: Path
+    fresh: bool
+    ring: RingFds
+    raw: socket.socket
+    host: socket.socket
+
+
+def vtpm(task: VtpmTask) -> None:
+    """One vTPM. If it cannot start, its host's socket tells each caller why, once, and it ends."""
+    loop = Loop()
+    try:
+        instance = _start_instance(task)
+    except HwtpmError as error:
+        _answer_once(loop, task.host, error)
+        raise
+    about: Json = {"name": task.name, "uuid": str(task.uuid)}
+    VtpmServer(loop, instance, task.raw, task.host, about)
+    loop.run()
+
+
+def _start_instance(task: VtpmTask) -> VtpmInstance:
+    ring = FrontEnd(task.ring)
+
+    def ask(request: bytes) -> bytes:
+        return ring.execute(request, timeout_s=_MANAGER_TIMEOUT_S)
+
+    keeper = ManagerClient(ask)
+    folder = StateFolder(task.directory, task.name, task.uuid, task.manager)
+    state = SealedState(folder, keeper, fresh=task.fresh)
+    instance = VtpmInstance(make_engine(task.engine, state), state, keeper)
+    instance.start()
+    return instance
+
+
+def _answer_once(loop: Loop, host: socket.socket, error: HwtpmError) -> None:
+    def refuse(peer: Peer, request: Json, fds: list[int]) -> Answer:
+        del request, fds
+        peer.on_close.append(loop.stop)
+        raise error
+
+    server = Server(loop, refuse, host)
+    loop.after(10.0, loop.stop)
+    loop.run()
+    server.close()
+
+
+def face(listener: socket.socket, host_socket: Path, name: str) -> None:
+    """The control channel for one QEMU after the other, until one says SHUTDOWN."""
+    try:
+        port = GuestPort(host_socket, name)
+    except HwtpmError:
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            listener.accept()[0].close()  # the QEMU that asked sees a closed channel
+        raise
+    with port:
+        served = QemuFace(listener, port)
+        signal.signal(signal.SIGTERM, lambda *_: served.stop())
+        served.serve()
+        served.close()

@@ -1,0 +1,387 @@
+"""The supervisor: starts manager and vTPMs, connects them, starts them again when they die.
+
+It is the stack's toolstack: the only one who says which ring belongs to which vTPM, so no vTPM can
+claim to be another. It holds no key and no state of a TPM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from hwtpm.errors import Busy, HwtpmError, StateError, UsageError
+from hwtpm.softtpm.engines import ENGINES
+from vstack.host import processes
+from vstack.host.layout import Layout, StackConfig, VtpmConfig
+from vstack.ipc.children import Child, spawn
+from vstack.ipc.loop import Loop
+from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
+from vstack.xen.local import FrontEnd, LocalRing
+
+__all__ = ["Supervisor"]
+
+_LOG: Final = logging.getLogger(__name__)
+_START_TIMEOUT_S: Final = 300.0  # a real chip makes an EK and an SRK in minutes, not seconds
+_STOP_TIMEOUT_S: Final = 5.0
+_FIRST_DELAY_S: Final = 0.1
+_LONGEST_DELAY_S: Final = 10.0
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class _Vtpm:
+    """A vTPM that should run. `problem` says why it does not."""
+
+    name: str
+    config: VtpmConfig
+    ring: LocalRing
+    raw: socket.socket
+    host: socket.socket
+    qemu: socket.socket
+    child: Child | None = None
+    face: Child | None = None
+    restarts: int = 0
+    problem: HwtpmError | None = None
+    faces: list[Child] = field(default_factory=list)
+
+
+class Supervisor:
+    """One stack on one host.
+
+    Args:
+        layout: where it lies.
+        chip: the chip's address as the administrator gave it, None for the one used before.
+        progress: told one line about each step.
+    """
+
+    def __init__(self, layout: Layout, chip: str | None, progress: Progress) -> None:
+        self._layout = layout
+        self._chip = chip or ""
+        self._progress = progress
+        self._loop = Loop()
+        self._vtpms: dict[str, _Vtpm] = {}
+        self._manager: Child | None = None
+        self._manager_client: Client | None = None
+        self._manager_restarts = 0
+        self._stopping = False
+        self._lock = -1
+        self._server: Server | None = None
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> Json:
+        """Start everything; returns what `status` says.
+
+        Raises:
+            HwtpmError: the manager cannot start; nothing is left running.
+        """
+        self._layout.prepare()
+        self._lock = self._layout.lock()
+        known = self._layout.read_stack()
+        self._chip = self._chip or (known.chip if known else "")
+        if not self._chip:
+            raise UsageError(
+                "no chip is named", hint="name one, for a software chip: vstack up --chip sim:"
+            )
+        try:
+            processes.prepare()
+            gc.collect()
+            gc.freeze()  # what is loaded now stays shared with the children
+            self._start_manager()
+            if known is None or known.chip != self._chip:
+                self._layout.write_stack(StackConfig(self._chip))
+            for name in self._layout.vtpm_names():
+                self._begin(name, self._layout.read_vtpm(name))
+            self._server = Server(self._loop, self._call, listen(self._layout.control))
+        except BaseException:
+            self.stop()
+            raise
+        return self._status()
+
+    def run(self) -> None:
+        """Serve until `down` or SIGTERM."""
+        waker, wakened = socket.socketpair()
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._loop.watch(wakened, self._loop.stop)
+        self._loop.run()
+        self.stop()
+
+    def stop(self) -> None:
+        """End all children, the guests' faces first, the manager last; let go of the state.""""""
+        self._stopping = True
+        for vtpm in self._vtpms.values():
+            self._end(vtpm.face)
+        for vtpm in self._vtpms.values():
+            self._end(vtpm.child)
+            for channel in (vtpm.raw, vtpm.host, vtpm.qemu):
+                channel.close()
+            vtpm.ring.close()
+        self._vtpms.clear()
+        if self._manager_client is not None:
+            with contextlib.suppress(HwtpmError):
+                self._manager_client.call("stop")
+            self._manager_client.close()
+        self._end(self._manager, graceful=True)
+        self._manager = None
+        if self._server is not None:
+            self._server.close()
+        self._layout.control.unlink(missing_ok=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _end(self, child: Child | None, *, graceful: bool = False) -> None:
+        if child is None:
+            return
+        with contextlib.suppress(KeyError):
+            self._loop.unwatch(child.pidfd)
+        if not graceful:
+            child.signal(signal.SIGTERM)
+        ended = Loop()
+        over: list[None] = []
+        ended.watch(child.pidfd, lambda: over.append(None))
+        ended.turn(_STOP_TIMEOUT_S)
+        ended.close()
+        if not over:
+            child.signal(signal.SIGKILL)
+        child.reap()
+
+    # --- manager -------------------------------------------------------------------------------
+
+    def _start_manager(self) -> None:
+        address = self._layout.chip_address(self._chip)
+        self._progress(f"starting the vTPM manager on chip {address}")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._manager = spawn(
+            "vtpmmgr",
+            partial(processes.manager, theirs, address, self._layout.store),
+            [theirs.fileno()],
+            self._layout.log / "manager.log",
+        )
+        theirs.close()
+        self._manager_client = Client(ours, "the vTPM manager", _START_TIMEOUT_S)
+        status = self._manager_client.call("status")
+        self._loop.watch(self._manager.pidfd, self._manager_ended)
+        self._progress(f"manager {status.get('manager')} is ready on {status.get('chip')}")
+
+    def _manager_ended(self) -> None:
+        assert self._manager is not None
+        self._loop.unwatch(self._manager.pidfd)
+        code = self._manager.reap()
+        self._manager = None
+        self._manager_restarts += 1
+        _LOG.error("the manager ended with %d; starting it again", code)
+        self._loop.after(_delay(self._manager_restarts), self._restart_manager)
+
+    def _restart_manager(self) -> None:
+        if self._manager_client is not None:
+            self._manager_client.close()
+        try:
+            self._start_manager()
+            for vtpm in self._vtpms.values():
+                self._attach(vtpm)
+        except HwtpmError as error:
+            _LOG.error("the manager does not start: %s", error)
+
+    def _ask_manager(self, op: str, params: Json | None = None, fds: tuple[int, ...] = ()) -> Json:
+        if self._manager_client is None or self._manager is None:
+            raise Busy("the vTPM manager is not running", hint="look at log/manager.log")
+        return self._manager_client.call(op, params, fds)
+
+    # --- vTPMs ---------------------------------------------------------------------------------
+
+    def _begin(self, name: str, config: VtpmConfig) -> _Vtpm:
+        run = self._layout.vtpm_run(name)
+        run.mkdir(mode=0o700, exist_ok=True)
+        vtpm = _Vtpm(
+            name,
+            config,
+            LocalRing.create(),
+            raw=_listen_stream(run / "tpm.sock"),
+            host=listen(run / "host.sock"),
+            qemu=_listen_stream(run / "qemu.sock"),
+        )
+        self._vtpms[name] = vtpm
+        self._progress(f"starting vTPM {name} ({config.uuid})")
+        self._attach(vtpm)
+        self._run_vtpm(vtpm)
+        self._loop.watch(vtpm.qemu, partial(self._start_face, vtpm))
+        return vtpm
+
+    def _attach(self, vtpm: _Vtpm) -> None:
+        self._ask_manager("attach", {"uuid": str(vtpm.config.uuid)}, vtpm.ring.fds)
+
+    def _run_vtpm(self, vtpm: _Vtpm) -> None:
+        """Start the process and wait until it answers."""
+        manager = str(self._ask_manager("status").get("manager"))
+        task = processes.VtpmTask(
+            name=vtpm.name,
+            uuid=vtpm.config.uuid,
+            manager=UUID(manager),
+            engine=vtpm.config.engine,
+            directory=self._layout.vtpm_state(vtpm.name),
+            fresh=not vtpm.config.provisioned,
+            ring=vtpm.ring.fds,
+            raw=vtpm.raw,
+            host=vtpm.host,
+        )
+        keep = [*vtpm.ring.fds, vtpm.raw.fileno(), vtpm.host.fileno()]
+        log = self._layout.log / f"vtpm-{vtpm.name}.log"
+        vtpm.child = spawn(f"vtpm:{vtpm.name}", partial(processes.vtpm, task), keep, log)
+        self._loop.watch(vtpm.child.pidfd, partial(self._vtpm_ended, vtpm))
+        try:
+            self._ask_vtpm(vtpm, "status")
+            vtpm.problem = None
+            if not vtpm.config.provisioned:
+                vtpm.config = VtpmConfig(vtpm.config.uuid, vtpm.config.engine, provisioned=True)
+                self._layout.write_vtpm(vtpm.name, vtpm.config)
+        except HwtpmError as error:
+            vtpm.problem = error
+            self._progress(f"vTPM {vtpm.name} does not start: {error.message}")
+
+    def _ask_vtpm(self, vtpm: _Vtpm, op: str, params: Json | None = None) -> Json:
+        path = self._layout.vtpm_run(vtpm.name) / "host.sock"
+        with Client.connect(path, f"vTPM {vtpm.name}", _START_TIMEOUT_S) as client:
+            return client.call(op, params)
+
+    def _vtpm_ended(self, vtpm: _Vtpm) -> None:
+        assert vtpm.child is not None
+        self._loop.unwatch(vtpm.child.pidfd)
+        code = vtpm.child.reap()
+        vtpm.child = None
+        if isinstance(vtpm.problem, StateError):
+            _LOG.error("vTPM %s stays down: %s", vtpm.name, vtpm.problem)
+            return
+        vtpm.restarts += 1
+        _LOG.error("vTPM %s ended with %d; starting it again", vtpm.name, code)
+        self._loop.after(_delay(vtpm.restarts), partial(self._restart_vtpm, vtpm))
+
+    def _restart_vtpm(self, vtpm: _Vtpm) -> None:
+        if self._stopping or vtpm.child is not None:
+            return
+        with FrontEnd(vtpm.ring.fds) as left_over:
+            left_over.reset()
+        with contextlib.suppress(HwtpmError):
+            self._run_vtpm(vtpm)
+
+    def _start_face(self, vtpm: _Vtpm) -> None:
+        """A QEMU has connected: give it a process of its own."""
+        self._loop.unwatch(vtpm.qemu)
+        path = self._layout.vtpm_run(vtpm.name) / "host.sock"
+        vtpm.face = spawn(
+            f"qemu:{vtpm.name}",
+            partial(processes.face, vtpm.qemu, path, vtpm.name),
+            [vtpm.qemu.fileno()],
+            self._layout.log / f"qemu-{vtpm.name}.log",
+        )
+        self._loop.watch(vtpm.face.pidfd, partial(self._face_ended, vtpm))
+
+    def _face_ended(self, vtpm: _Vtpm) -> None:
+        assert vtpm.face is not None
+        self._loop.unwatch(vtpm.face.pidfd)
+        vtpm.face.reap()
+        vtpm.face = None
+        self._loop.watch(vtpm.qemu, partial(self._start_face, vtpm))
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def _call(self, peer: Peer, request: Json, fds: list[int]) -> Answer:
+        del peer, fds
+        match request.get("op"):
+            case "status":
+                return Answer(self._status())
+            case "vtpm_create":
+                return Answer(self._create(str(request.get("name")), str(request.get("engine"))))
+            case "vtpm_list":
+                return Answer({"vtpms": [self._show(vtpm) for vtpm in self._vtpms.values()]})
+            case "vtpm_show":
+                return Answer(self._show(self._find(str(request.get("name")))))
+            case "deep_quote":
+                vtpm = self._find(str(request.get("name")))
+                return Answer(self._ask_vtpm(vtpm, "deep_quote", request))
+            case "activate":
+                return Answer(self._ask_manager("activate", {"blob": request.get("blob")}))
+            case "down":
+                self._loop.after(0, self._loop.stop)
+                return Answer()
+        raise UsageError(f"the supervisor has no call {request.get('op')!r}")
+
+    def _status(self) -> Json:
+        return {
+            "pid": os.getpid(),
+            "state": str(self._layout.state),
+            "run": str(self._layout.run),
+            "manager": self._ask_manager("status"),
+            "vtpms": [self._show(vtpm) for vtpm in self._vtpms.values()],
+        }
+
+    def _find(self, name: str) -> _Vtpm:
+        if name not in self._vtpms:
+            self._layout.read_vtpm(name)  # says that there is none
+            raise Busy(f"vTPM {name!r} is not running yet")
+        return self._vtpms[name]
+
+    def _create(self, name: str, engine: str) -> Json:
+        directory = self._layout.vtpm_state(name)
+        if engine not in ENGINES:
+            raise UsageError(
+                f"{engine!r} is no TPM engine", hint=f"use one of: {', '.join(ENGINES)}"
+            )
+        if name in self._vtpms:
+            raise UsageError(f"there is a vTPM {name!r} already", hint="see it: vstack vtpm show")
+        if not (directory / "vtpm.json").exists():
+            self._layout.write_vtpm(name, VtpmConfig(uuid4(), engine))
+        vtpm = self._begin(name, self._layout.read_vtpm(name))
+        if vtpm.problem is not None:
+            raise vtpm.problem
+        return self._show(vtpm)
+
+    def _show(self, vtpm: _Vtpm) -> Json:
+        run = self._layout.vtpm_run(vtpm.name)
+        shown: Json = {
+            "name": vtpm.name,
+            "uuid": str(vtpm.config.uuid),
+            "engine": vtpm.config.engine,
+            "running": vtpm.child is not None and vtpm.problem is None,
+            "restarts": vtpm.restarts,
+            "tpm": f"unix:{run / 'tpm.sock'}",
+            "qemu": str(run / "qemu.sock"),
+            "host": str(run / "host.sock"),
+        }
+        if vtpm.problem is not None:
+            shown["problem"] = error_to_json(vtpm.problem)
+        elif vtpm.child is not None:
+            with contextlib.suppress(HwtpmError):
+                shown |= self._ask_vtpm(vtpm, "status")
+        return shown
+
+
+def _delay(restarts: int) -> float:
+    return min(_FIRST_DELAY_S * 2.0 ** min(restarts, 10), _LONGEST_DELAY_S)
+
+
+def _listen_stream(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    listener.listen(8)
+    return listener

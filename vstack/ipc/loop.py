@@ -1,0 +1,67 @@
+"""A small event loop: descriptors with callbacks, and timers, in one thread."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import selectors
+from collections.abc import Callable
+from typing import Protocol
+
+from hwtpm.clock import Clock, RealClock
+
+__all__ = ["Loop"]
+
+
+class _HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Loop:
+    """Runs callbacks when descriptors become readable and when timers expire."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or RealClock()
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._running = False
+
+    def watch(self, source: _HasFileno | int, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever `source` is readable."""
+        self._selector.register(source, selectors.EVENT_READ, callback)
+
+    def unwatch(self, source: _HasFileno | int) -> None:
+        """Stop watching; before `source` is closed."""
+        self._selector.unregister(source)
+
+    def after(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once, `delay_s` seconds from now."""
+        due = self._clock.now() + delay_s
+        heapq.heappush(self._timers, (due, next(self._numbers), callback))
+
+    def stop(self) -> None:
+        """Make `run` return after the callbacks that are due now."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._running = True
+        while self._running:
+            self.turn(None)
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Wait at most `timeout_s` for something to happen and run its callbacks."""
+        if self._timers:
+            until = max(0.0, self._timers[0][0] - self._clock.now())
+            timeout_s = until if timeout_s is None else min(timeout_s, until)
+        for key, _ in self._selector.select(timeout_s):
+            # An earlier callback of this turn may have stopped watching this one.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
+        while self._timers and self._timers[0][0] <= self._clock.now():
+            heapq.heappop(self._timers)[2]()
+
+    def close(self) -> None:
+        """Forget all descriptors; they stay open."""
+        self._selector.close()

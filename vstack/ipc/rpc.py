@@ -1,0 +1,288 @@
+"""Local calls between the stack's own processes: one JSON object a packet, descriptors beside it.
+
+Unix SOCK_SEQPACKET sockets keep the packets apart. A request is `{"op": name, ...}`; an answer is
+`{"ok": true, "result": {...}}` or `{"ok": false, "error": {...}}` with the error's kind, so that it
+is raised as the same class on the caller's side. Who may call is a matter of file permissions: the
+sockets lie in a directory of mode 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from hwtpm.errors import (
+    AccessDenied,
+    DeviceNotFound,
+    HwtpmError,
+    ProtocolError,
+    Timeout,
+    TpmError,
+    UsageError,
+)
+from vstack.ipc.loop import Loop
+
+__all__ = ["Answer", "Client", "Handler", "Json", "Server", "error_to_json", "listen"]
+
+MAX_PACKET: Final = 60_000
+_MAX_FDS: Final = 8
+_LOG: Final = logging.getLogger(__name__)
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a handler gives back: a JSON object, and descriptors that the caller receives."""
+
+    result: Json = field(default_factory=dict)
+    fds: Sequence[int] = ()
+
+
+Handler = Callable[["Peer", Json, list[int]], Answer]
+"""Serves one request: who asks, the request, the descriptors that came with it."""
+
+
+def error_to_json(error: HwtpmError) -> Json:
+    """An error as it travels and as `--json` shows it."""
+    known: Json = {
+        "kind": error.kind,
+        "message": error.message,
+        "hint": error.hint,
+        "exit": error.exit_code,
+    }
+    if isinstance(error, TpmError):
+        known |= {
+            "rc": error.rc,
+            "name": error.name,
+            "meaning": error.meaning,
+            "command": error.command,
+        }
+    return known
+
+
+def _classes(base: type[HwtpmError]) -> dict[str, type[HwtpmError]]:
+    found = {base.kind: base}
+    for sub in base.__subclasses__():
+        found |= _classes(sub)
+    return found
+
+
+def _error_from_json(data: Json) -> HwtpmError:
+    kind, message, hint = (str(data.get(key, "")) for key in ("kind", "message", "hint"))
+    if kind == TpmError.kind:
+        return TpmError(
+            message,
+            rc=int(str(data.get("rc", 9))),
+            name=str(data.get("name", "")),
+            meaning=str(data.get("meaning", "")),
+            command=str(data.get("command", "")),
+            hint=hint,
+        )
+    return _classes(HwtpmError).get(kind, HwtpmError)(message, hint=hint)
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket at `path`, for its owner only; replaces a stale one."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    previous = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    listener.listen(16)
+    return listener
+
+
+class Client:
+    """The calling side."""
+
+    def __init__(self, channel: socket.socket, name: str, timeout_s: float = 60.0) -> None:
+        self._channel = channel
+        self._name = name
+        channel.settimeout(timeout_s)
+
+    @classmethod
+    def connect(cls, path: Path, name: str, timeout_s: float = 60.0) -> Client:
+        """Connect to the server at `path`; `name` says in errors who that is.
+
+        Raises:
+            DeviceNotFound: nobody listens there.
+            AccessDenied: the socket belongs to somebody else.
+        """
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        channel.settimeout(timeout_s)
+        try:
+            channel.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            channel.close()
+            raise DeviceNotFound(
+                f"{name} is not running: nobody listens on {path}", hint="start it: vstack up"
+            ) from error
+        except PermissionError as error:
+            channel.close()
+            raise AccessDenied(
+                f"{path}: {error.strerror}", hint="run as the user who started the stack"
+            ) from error
+        return cls(channel, name, timeout_s)
+
+    def call(self, op: str, params: Json | None = None, fds: Sequence[int] = ()) -> Json:
+        """The result of one call; descriptors that come back are closed.
+
+        Raises:
+            HwtpmError: what the server raised; Timeout or ProtocolError if it does not answer.
+        """
+        result, received = self.call_fds(op, params, fds)
+        for fd in received:
+            os.close(fd)
+        return result
+
+    def call_fds(
+        self, op: str, params: Json | None = None, fds: Sequence[int] = ()
+    ) -> tuple[Json, list[int]]:
+        """Like `call`, and the descriptors that the server passed; they are the caller's."""
+        packet = msgspec.json.encode({"op": op, **(params or {})})
+        if len(packet) > MAX_PACKET:
+            raise UsageError(f"a call of {len(packet)} bytes to {self._name} is too long")
+        received: list[int] = []
+        try:
+            socket.send_fds(self._channel, [packet], list(fds))
+            answer, received, _, _ = socket.recv_fds(self._channel, MAX_PACKET, _MAX_FDS)
+        except TimeoutError as error:
+            raise Timeout(
+                f"{self._name} did not answer {op!r} in {self._channel.gettimeout()} s",
+                hint="look at its log in the run directory",
+            ) from error
+        except OSError as error:
+            raise ProtocolError(f"{self._name} hung up during {op!r}: {error}") from error
+        if not answer:
+            raise ProtocolError(
+                f"{self._name} ended during {op!r}", hint="look at its log in the run directory"
+            )
+        try:
+            reply = msgspec.json.decode(answer, type=dict[str, object])
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"{self._name} answered {op!r} with no JSON object") from error
+        if reply.get("ok") is not True:
+            problem = reply.get("error")
+            raise _error_from_json(problem if isinstance(problem, dict) else {})
+        result = reply.get("result")
+        return (result if isinstance(result, dict) else {}), received
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Peer:
+    """One connection to a server; what belongs to it ends with it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.on_close: list[Callable[[], None]] = []
+
+
+class Server:
+    """The serving side, on a loop. One request at a time; a bad one gets an error answer."""
+
+    def __init__(self, loop: Loop, handler: Handler, listener: socket.socket | None = None) -> None:
+        self._loop = loop
+        self._handler = handler
+        self._listener = listener
+        self._peers: dict[int, Peer] = {}
+        if listener is not None:
+            listener.setblocking(False)
+            loop.watch(listener, self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            self.adopt(self._listener.accept()[0])
+
+    def adopt(self, channel: socket.socket) -> None:
+        """Serve a connection that exists already."""
+        channel.setblocking(False)
+        peer = Peer(channel)
+        self._peers[channel.fileno()] = peer
+        self._loop.watch(channel, lambda: self._serve(peer))
+
+    def _serve(self, peer: Peer) -> None:
+        try:
+            packet, fds, flags, _ = socket.recv_fds(peer.channel, MAX_PACKET, _MAX_FDS)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(peer)
+            return
+        if not packet:
+            self._drop(peer)
+            return
+        try:
+            answer = self._answer(peer, packet, flags, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._send(peer, *answer)
+
+    def _answer(
+        self, peer: Peer, packet: bytes, flags: int, fds: list[int]
+    ) -> tuple[bytes, Sequence[int]]:
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise UsageError("the request is too long")
+            try:
+                request = msgspec.json.decode(packet, type=dict[str, object])
+            except msgspec.DecodeError as error:
+                raise UsageError(f"the request is no JSON object: {error}") from error
+            answer = self._handler(peer, request, fds)
+        except HwtpmError as error:
+            return msgspec.json.encode({"ok": False, "error": error_to_json(error)}), ()
+        except Exception as error:
+            _LOG.exception("a request failed")
+            problem = HwtpmError(f"internal error: {type(error).__name__}: {error}")
+            return msgspec.json.encode({"ok": False, "error": error_to_json(problem)}), ()
+        return msgspec.json.encode({"ok": True, "result": answer.result}), answer.fds
+
+    def _send(self, peer: Peer, answer: bytes, fds: Sequence[int]) -> None:
+        try:
+            socket.send_fds(peer.channel, [answer], list(fds))
+        except OSError:  # the caller is gone, or does not read: it loses its connection
+            self._drop(peer)
+
+    def _drop(self, peer: Peer) -> None:
+        if self._peers.pop(peer.channel.fileno(), None) is None:
+            return
+        self._loop.unwatch(peer.channel)
+        peer.channel.close()
+        for ended in peer.on_close:
+            ended()
+
+    def close(self) -> None:
+        """Hang up on everybody and stop listening."""
+        for peer in tuple(self._peers.values()):
+            self._drop(peer)
+        if self._listener is not None:
+            self._loop.unwatch(self._listener)
+            self._listener.close()

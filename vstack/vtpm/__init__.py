@@ -1,0 +1,1 @@
+"""One virtual TPM: a software TPM whose state only its manager can open."""

@@ -1,0 +1,258 @@
+"""The process of one vTPM: guest ring, raw command socket, and the host's socket.
+
+- the **guest ring** (tpmif) is handed to whoever calls `attach` on the host's socket, one at a
+  time; it ends with that connection, and the next one gets a new page.
+- the **raw socket** takes plain TPM commands at locality 0 (`hwtpm --on unix:PATH`).
+- the **host's socket** takes the calls of `VtpmServer.OPS` (see `vstack.ipc.rpc`).
+
+All in one thread: one command at a time, in the order in which they arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from hwtpm.errors import Busy, HwtpmError, Refused, UsageError
+from hwtpm.tpm12.const import MAX_FRAME
+from hwtpm.tpm12.frame import HEADER_SIZE, error_response
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.types import PubKey
+from vstack.ipc.loop import Loop
+from vstack.ipc.rpc import Answer, Json, Peer, Server
+from vstack.vtpm.instance import VtpmInstance
+from vstack.xen.local import BackEnd, LocalRing
+
+__all__ = ["RawServer", "VtpmServer"]
+
+_LOG: Final = logging.getLogger(__name__)
+_MAX_CLIENTS: Final = 8
+
+
+class RawServer:
+    """Serves raw TPM commands on a listening stream socket; a few clients, one command each at a
+    time."""
+
+    def __init__(
+        self, loop: Loop, listener: socket.socket, execute: Callable[[bytes], bytes]
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._execute = execute
+        self._clients: dict[int, _RawClient] = {}
+        listener.setblocking(False)
+        loop.watch(listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._clients) >= _MAX_CLIENTS:
+            channel.close()
+            return
+        channel.setblocking(False)
+        client = _RawClient(channel)
+        self._clients[channel.fileno()] = client
+        self._loop.watch(channel, lambda: self._serve(client))
+
+    def _serve(self, client: _RawClient) -> None:
+        try:
+            data = client.channel.recv(MAX_FRAME)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        client.pending += data
+        while (command := client.next_command()) is not None:
+            answer = self._execute(command) if command else error_response(Rc.BAD_PARAM_SIZE)
+            try:
+                # A client that does not take its answer loses its connection, not our time.
+                client.channel.sendall(answer)
+            except OSError:
+                self._drop(client)
+                return
+            if not command:  # where the next command starts is not known any more
+                self._drop(client)
+                return
+
+    def _drop(self, client: _RawClient) -> None:
+        if self._clients.pop(client.channel.fileno(), None) is not None:
+            self._loop.unwatch(client.channel)
+            client.channel.close()
+
+
+@dataclass
+class _RawClient:
+    channel: socket.socket
+    pending: bytes = b""
+
+    def next_command(self) -> bytes | None:
+        """The next whole command; empty if its size makes no sense; None if it is not all there."""
+        if len(self.pending) < HEADER_SIZE:
+            return None
+        size = int.from_bytes(self.pending[2:6], "big")
+        if not HEADER_SIZE <= size <= MAX_FRAME:
+            return b""
+        if len(self.pending) < size:
+            return None
+        command, self.pending = self.pending[:size], self.pending[size:]
+        return command
+
+
+class VtpmServer:
+    """Serves one instance on a loop.
+
+    Args:
+        loop: the process's loop.
+        instance: a started instance.
+        raw: listening stream socket for raw commands.
+        host: listening SOCK_SEQPACKET socket for the host's calls.
+        about: what `status` says besides (name, uuid).
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        instance: VtpmInstance,
+        raw: socket.socket,
+        host: socket.socket,
+        about: Json,
+    ) -> None:
+        self._loop = loop
+        self._instance = instance
+        self._about = about
+        self._guest: Peer | None = None
+        self._ring: BackEnd | None = None
+        self._ops: dict[str, Callable[[Peer, Json], Answer]] = {
+            "status": self._status,
+            "attach": self._attach,
+            "power_on": self._power_on,
+            "power_off": self._power_off,
+            "established": self._established,
+            "reset_established": self._reset_established,
+            "deep_quote": self._deep_quote,
+        }
+        self._raw = RawServer(loop, raw, instance.execute)
+        self._host = Server(loop, self._call, host)
+
+    def _call(self, peer: Peer, request: Json, fds: list[int]) -> Answer:
+        op = self._ops.get(str(request.get("op")))
+        if op is None or fds:
+            raise UsageError(f"a vTPM has no call {request.get('op')!r}")
+        return op(peer, request)
+
+    # --- calls -------------------------------------------------------------------------------
+
+    def _status(self, peer: Peer, request: Json) -> Answer:
+        del peer, request
+        return Answer(
+            self._about
+            | {
+                "pid": os.getpid(),
+                "engine": self._instance.description,
+                "guest_attached": self._guest is not None,
+                "ek": self._instance.ek.digest().hex(),
+            }
+        )
+
+    def _attach(self, peer: Peer, request: Json) -> Answer:
+        del request
+        if self._guest is not None:
+            raise Busy(
+                f"vTPM {self._about.get('name')} has a guest already",
+                hint="stop that guest first; a vTPM belongs to one guest at a time",
+            )
+        ring = LocalRing.create()
+        self._ring = BackEnd(ring.fds)
+        self._loop.watch(self._ring, self._serve_ring)
+        self._guest = peer
+        peer.on_close.append(self._detach)
+        peer.on_close.append(ring.close)
+        return Answer(fds=ring.fds)
+
+    def _detach(self) -> None:
+        if self._ring is not None:
+            self._loop.unwatch(self._ring)
+            self._ring.close()
+        self._ring = None
+        self._guest = None
+
+    def _power_on(self, peer: Peer, request: Json) -> Answer:
+        del request
+        self._require_guest(peer)
+        self._instance.power_on()
+        return Answer()
+
+    def _power_off(self, peer: Peer, request: Json) -> Answer:
+        del request
+        self._require_guest(peer)
+        self._instance.power_off()
+        return Answer()
+
+    def _require_guest(self, peer: Peer) -> None:
+        if peer is not self._guest:
+            raise Refused("only the connection that attached the guest may switch its vTPM")
+
+    def _established(self, peer: Peer, request: Json) -> Answer:
+        del peer, request
+        return Answer({"established": self._instance.established})
+
+    def _reset_established(self, peer: Peer, request: Json) -> Answer:
+        self._require_guest(peer)
+        return Answer({"rc": self._instance.reset_established(_integer(request, "locality"))})
+
+    def _deep_quote(self, peer: Peer, request: Json) -> Answer:
+        del peer
+        pcrs = request.get("pcrs")
+        if not isinstance(pcrs, list) or not all(isinstance(i, int) for i in pcrs):
+            raise UsageError("deep_quote: pcrs must be a list of indices")
+        quote = self._instance.deep_quote(
+            _hex(request, "challenge"),
+            pcrs,
+            PubKey.decode(_hex(request, "aik")),
+            _hex(request, "signature"),
+        )
+        return Answer(
+            {
+                "ek": quote.ek.encode().hex(),
+                "pcrs": {str(index): value.hex() for index, value in quote.pcrs.items()},
+                "chip": quote.chip.to_json(),
+            }
+        )
+
+    # --- guest ring ----------------------------------------------------------------------------
+
+    def _serve_ring(self) -> None:
+        ring = self._ring
+        if ring is None:
+            return
+        try:
+            request = ring.take()
+        except HwtpmError as error:
+            _LOG.warning("the guest broke the ring's rules: %s", error)
+            return
+        if request is not None:
+            ring.finish(self._instance.execute(request.command, request.locality))
+
+
+def _hex(request: Json, name: str) -> bytes:
+    value = request.get(name)
+    try:
+        return bytes.fromhex(value if isinstance(value, str) else "?")
+    except ValueError:
+        raise UsageError(f"{name} must be hexadecimal") from None
+
+
+def _integer(request: Json, name: str) -> int:
+    value = request.get(name)
+    if not isinstance(value, int):
+        raise UsageError(f"{name} must be an integer")
+    return value
