@@ -315,7 +315,6 @@ class TisHost:
                 return
 
     def _send(self, command: bytes, by_s: float) -> Flow[None]:
-        self._credit = 0
         yield from self._push(command[:-1], by_s)
         if not (yield from self._valid_sts(by_s)) & Sts.EXPECT:
             raise ProtocolError(
@@ -385,7 +384,6 @@ class TisHost:
         raise AssertionError("unreachable")
 
     def _receive_once(self, by_s: float) -> Flow[bytes]:
-        self._credit = 0
         head = yield from self._pull(_SIZE_FIELD_END, 0, by_s)
         size = int.from_bytes(head[2:], "big")
         if not _HEADER_SIZE <= size <= self.max_response:
@@ -445,7 +443,10 @@ class TisHost:
         return access
 
     def _sts(self) -> Flow[int]:
-        """One read of all four bytes, so that status and burst count belong together."""
+        """One read of all four bytes, so that status and burst count belong together.
+
+        The burst count becomes the credit that the next FIFO accesses may use up.
+        """
         locality = self._owned()
         sts = yield from self._get(STS, locality)
         if sts == _ALL_ONES:
