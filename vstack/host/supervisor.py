@@ -121,7 +121,7 @@ class Supervisor:
         self.stop()
 
     def stop(self) -> None:
-        """End all children, the guests' faces first, the manager last; let go of the state.""""""
+        """End all children, the guests' faces first, the manager last; let go of the state."""
         self._stopping = True
         for vtpm in self._vtpms.values():
             self._end(vtpm.face)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from hwtpm.client.quote import verify_quote
+from hwtpm.client.owner import create_ek, read_ek
+from hwtpm.client.quote import Quote, verify_quote
+from hwtpm.client.rsa import to_public_key
 from hwtpm.client.session import Tpm
-from hwtpm.errors import HwtpmError, StateError
+from hwtpm.errors import HwtpmError, StateError, TpmError
 from hwtpm.softtpm.base import SoftwareTpm
-from hwtpm.tpm12.commands.endorsement import CreateEndorsementKeyPair
 from hwtpm.tpm12.commands.integrity import PcrRead
 from hwtpm.tpm12.commands.startup import Startup
-from hwtpm.tpm12.const import EncScheme, KeyAlgorithm, SigScheme, StartupType
+from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.frame import error_response
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import KeyParms, PubKey, RsaKeyParms
+from hwtpm.tpm12.types import PcrComposite, PcrSelection, PubKey
 from hwtpm.transport.base import Attached
 from vstack.vtpm.quote import deep_quote_nonce
 from vstack.vtpm.state import EK_PUBLIC, SealedState
@@ -27,12 +27,6 @@ from vstack.vtpmmgr.protocol import ManagerClient, ManagerQuote
 __all__ = ["DeepQuote", "VtpmInstance"]
 
 _LOG: Final = logging.getLogger(__name__)
-_EK_PARMS: Final = KeyParms(
-    KeyAlgorithm.RSA,
-    EncScheme.RSA_OAEP_SHA1_MGF1,
-    SigScheme.NONE,
-    RsaKeyParms(2048, 2, b"").encode(),
-)
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,7 @@ class VtpmInstance:
         client = Tpm(_Direct(self._tpm))
         client.execute(Startup(StartupType.CLEAR))
         if self._state.get(EK_PUBLIC) is None:
-            made = client.execute(CreateEndorsementKeyPair(os.urandom(20), _EK_PARMS))
-            self._state.put(EK_PUBLIC, made.pub_endorsement_key.encode())
+            self._state.put(EK_PUBLIC, _make_ek(client).encode())
 
     def execute(self, command: bytes, locality: int = 0) -> bytes:
         """Answer one command. What it changed is durable; if that fails, so does the command."""
@@ -139,7 +132,8 @@ class VtpmInstance:
             HwtpmError: the manager refuses.
         """
         pcrs = self.pcrs(indices)
-        verify_quote(aik, challenge, pcrs, signature)
+        composite = PcrComposite(PcrSelection.of(pcrs), b"".join(pcrs[i] for i in sorted(pcrs)))
+        verify_quote(to_public_key(aik), Quote(challenge, composite, signature), challenge, pcrs)
         nonce = deep_quote_nonce(challenge, self.ek, aik, pcrs)
         return DeepQuote(self.ek, pcrs, self._manager.get_quote(nonce))
 
@@ -147,6 +141,16 @@ class VtpmInstance:
         """Power off and close the state's files."""
         self._tpm.close()
         self._state.close()
+
+
+def _make_ek(client: Tpm) -> PubKey:
+    """Make the endorsement key; or read it, if a crash came between making and noting it."""
+    try:
+        return create_ek(client)
+    except TpmError as error:
+        if error.rc != Rc.DISABLED_CMD:
+            raise
+        return read_ek(client)
 
 
 class _Direct:

@@ -224,7 +224,11 @@ class VtpmServer:
             {
                 "ek": quote.ek.encode().hex(),
                 "pcrs": {str(index): value.hex() for index, value in quote.pcrs.items()},
-                "chip": quote.chip.to_json(),
+                "chip": {
+                    "pcrs": sorted(quote.chip.pcrs),
+                    "flags": int(quote.chip.flags),
+                    "answer": quote.chip.encode().hex(),
+                },
             }
         )
 
