@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Final
 
-from hwtpm.tpm12.const import DIGEST_SIZE, Tag
+from hwtpm.tpm12.const import DIGEST_SIZE, KeyFlag, Tag
 from hwtpm.wire import (
     Array,
     Blob,
@@ -212,6 +212,11 @@ class Key(Struct):
     pcr_info: Data
     pub_key: Annotated[bytes, Blob(MAX_MODULUS)]
     enc_data: Data
+
+    @property
+    def migratable(self) -> bool:
+        """True if the key may leave for another TPM."""
+        return bool(self.key_flags & KeyFlag.MIGRATABLE)
 
     def public_part(self) -> bytes:
         """The bytes up to the private part, which pubDataDigest covers (Part 2 section 10.2)."""

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from hwtpm.softtpm.engine.call import Call, Refuse
-from hwtpm.softtpm.engine.keys import ReleaseCondition
-from hwtpm.tpm12.const import NUM_PCRS
-from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import PcrComposite, PcrSelection
+from dataclasses import replace
 
-__all__ = ["check_release"]
+from hwtpm.softtpm.engine.call import Call, Refuse
+from hwtpm.softtpm.engine.keys import ReleaseCondition, check_selection, parse_pcr_info
+from hwtpm.softtpm.engine.state import Stclear
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.types import PcrComposite, PcrInfo, PcrSelection
+
+__all__ = ["check_release", "composite_of", "created_pcr_info"]
+
+
+def composite_of(stclear: Stclear, selection: PcrSelection) -> PcrComposite:
+    """The selected PCRs with their present values.
+
+    Raises:
+        Refuse: INVALID_PCR_INFO if the selection is empty or larger than this TPM's PCRs.
+    """
+    check_selection(selection)
+    return PcrComposite(selection, b"".join(stclear.pcrs[i] for i in selection.indices))
 
 
 def check_release(call: Call, condition: ReleaseCondition | None) -> None:
@@ -23,10 +35,27 @@ def check_release(call: Call, condition: ReleaseCondition | None) -> None:
         raise Refuse(Rc.BAD_LOCALITY)
     if not condition.indices:
         return
-    if condition.indices[-1] >= NUM_PCRS:
-        raise Refuse(Rc.WRONGPCRVAL)
-    pcrs = call.tpm.volatile.pcrs
     selection = PcrSelection.decode(condition.pcr_selection)
-    composite = PcrComposite(selection, b"".join(pcrs[i] for i in condition.indices))
-    if composite.digest() != condition.digest:
+    if composite_of(call.tpm.volatile, selection).digest() != condition.digest:
         raise Refuse(Rc.WRONGPCRVAL)
+
+
+def created_pcr_info(call: Call, form: int, info: bytes) -> bytes:
+    """The caller's pcrInfo for a new key or sealed blob of that form, with the digest and the
+    locality at creation filled in; empty if there is none.
+
+    Raises:
+        Refuse: INVALID_PCR_INFO.
+    """
+    if not info:
+        return b""
+    parsed = parse_pcr_info(form, info)
+    stclear = call.tpm.volatile
+    if isinstance(parsed, PcrInfo):
+        digest = composite_of(stclear, parsed.pcr_selection).digest()
+        return replace(parsed, digest_at_creation=digest).encode()
+    return replace(
+        parsed,
+        locality_at_creation=1 << call.locality,
+        digest_at_creation=composite_of(stclear, parsed.creation_pcr_selection).digest(),
+    ).encode()

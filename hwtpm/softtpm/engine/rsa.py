@@ -1,20 +1,24 @@
 """RSA as TPM 1.2 uses it: two prime keys, OAEP with label "TCPA", PKCS #1 v1.5.
 
 Private keys travel as one prime; the other follows from the modulus. The library's own key check
-(tens of milliseconds) is replaced by n == p * q and e * d == 1, which is all that can be wrong.
+(tens of milliseconds) is replaced by n == p * q at load, as Part 3 section 10.5 suggests: d and the
+CRT values are computed here. Blinding is the library's and stays on.
 `cryptography` is imported on first use: a TPM that only measures never pays for it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Refuse
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
-from hwtpm.tpm12.const import EncScheme, KeyAlgorithm, Payload
+from hwtpm.tpm12.const import DIGEST_SIZE, EncScheme, KeyAlgorithm, Payload
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import KeyParms, RsaKeyParms
+from hwtpm.wire import WireError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.padding import OAEP
@@ -27,6 +31,7 @@ __all__ = [
     "encrypt_oaep",
     "generate",
     "load_root_key",
+    "mgf1",
     "modulus_of",
     "prime_of",
     "private_from_prime",
@@ -40,19 +45,24 @@ EXPONENT: Final = 65537
 OAEP_LABEL: Final = b"TCPA"
 MIN_BITS: Final = 512
 MAX_BITS: Final = 2048
+_LIBRARY_MIN_BITS: Final = 1024
+_PRIME_ROUNDS: Final = 40
 
 
 def rsa_parms(parms: KeyParms) -> RsaKeyParms:
     """The RSA parameters inside TPM_KEY_PARMS.
 
     Raises:
-        Refuse: BAD_KEY_PROPERTY for another algorithm or for what this TPM cannot make.
-        WireError: they do not decode.
+        Refuse: BAD_KEY_PROPERTY for another algorithm or for what this TPM cannot make;
+            BAD_PARAM_SIZE if they do not decode.
     """
     if parms.algorithm_id != KeyAlgorithm.RSA:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
-    rsa = RsaKeyParms.decode(parms.parms)
-    if rsa.num_primes != 2 or not MIN_BITS <= rsa.key_length <= MAX_BITS or rsa.key_length % 256:
+    try:
+        rsa = RsaKeyParms.decode(parms.parms)
+    except WireError:
+        raise Refuse(Rc.BAD_PARAM_SIZE) from None
+    if rsa.num_primes != 2 or not MIN_BITS <= rsa.key_length <= MAX_BITS or rsa.key_length % 16:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
     if rsa.exponent and int.from_bytes(rsa.exponent, "big") != EXPONENT:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
@@ -60,10 +70,39 @@ def rsa_parms(parms: KeyParms) -> RsaKeyParms:
 
 
 def generate(bits: int) -> RSAPrivateKey:
-    """A new key with public exponent 65537."""
+    """A new key with public exponent 65537, 512 to 2048 bits, a multiple of 16."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    return rsa.generate_private_key(EXPONENT, bits)
+    if bits >= _LIBRARY_MIN_BITS:
+        return rsa.generate_private_key(EXPONENT, bits)
+    p, q = _random_prime(bits // 2), _random_prime(bits // 2)
+    while p == q:
+        q = _random_prime(bits // 2)
+    return _private_from_primes(p, q)
+
+
+def _random_prime(bits: int) -> int:
+    """A random prime with its two upper bits set, for the key sizes that the library refuses."""
+    while True:
+        candidate = secrets.randbits(bits) | 3 << bits - 2 | 1
+        if candidate % EXPONENT != 1 and _is_probable_prime(candidate):
+            return candidate
+
+
+def _is_probable_prime(odd: int) -> bool:
+    """Miller-Rabin with random bases."""
+    twos = ((odd - 1) & -(odd - 1)).bit_length() - 1
+    for _ in range(_PRIME_ROUNDS):
+        x = pow(2 + secrets.randbelow(odd - 3), odd >> twos, odd)
+        if x in (1, odd - 1):
+            continue
+        for _ in range(twos - 1):
+            x = x * x % odd
+            if x == odd - 1:
+                break
+        else:
+            return False
+    return True
 
 
 def modulus_of(public: RSAPublicKey) -> bytes:
@@ -82,14 +121,19 @@ def private_from_prime(modulus: bytes, prime: bytes) -> RSAPrivateKey:
     Raises:
         ValueError: the prime does not divide the modulus, or they make no key with e = 65537.
     """
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
     n, p = int.from_bytes(modulus, "big"), int.from_bytes(prime, "big")
-    if p < 3 or n % p:
+    # Even numbers would only be noticed deep inside the library, at the key's first use.
+    if p < 3 or n % 2 == 0 or n % p:
         raise ValueError("the prime does not divide the modulus")
     q = n // p
     if q < 3:
         raise ValueError("the other prime is missing")
+    return _private_from_primes(p, q)
+
+
+def _private_from_primes(p: int, q: int) -> RSAPrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
     d = pow(EXPONENT, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p=p,
@@ -98,7 +142,7 @@ def private_from_prime(modulus: bytes, prime: bytes) -> RSAPrivateKey:
         dmp1=d % (p - 1),
         dmq1=d % (q - 1),
         iqmp=pow(q, -1, p),
-        public_numbers=rsa.RSAPublicNumbers(EXPONENT, n),
+        public_numbers=rsa.RSAPublicNumbers(EXPONENT, p * q),
     )
     return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
@@ -117,6 +161,12 @@ def _oaep() -> OAEP:
 
     sha1 = hashes.SHA1()
     return padding.OAEP(padding.MGF1(sha1), sha1, OAEP_LABEL)
+
+
+def mgf1(seed: bytes, size: int) -> bytes:
+    """MGF1 with SHA-1 (PKCS #1 section B.2.1), `size` bytes."""
+    blocks = range(-(-size // DIGEST_SIZE))
+    return b"".join(hashlib.sha1(seed + i.to_bytes(4, "big")).digest() for i in blocks)[:size]
 
 
 def encrypt_oaep(public: RSAPublicKey, plain: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command, declare
+from hwtpm.tpm12.table import Duration, Request, Rule, command
 from hwtpm.tpm12.types import Data, EncAuth, Key, KeyHandle, PubKey, StoredData
 from hwtpm.wire import Struct, structure
 
@@ -15,6 +15,8 @@ __all__ = [
     "LoadKey2Reply",
     "Seal",
     "SealReply",
+    "Sealx",
+    "SealxReply",
     "UnBind",
     "UnBindReply",
     "Unseal",
@@ -115,4 +117,18 @@ class GetPubKey(Request[GetPubKeyReply]):
     key_handle: KeyHandle
 
 
-declare(0x3D, "TPM_Sealx", "10.7", Duration.MEDIUM, (1,), Rule.OPTIONAL | Rule.PCR_ENFORCED)
+@structure("TPM_Sealx reply", ref="Part 3, 10.7")
+class SealxReply(Struct):
+    """Reply of Sealx."""
+
+    sealed_data: StoredData
+
+
+@command(0x3D, "TPM_Sealx", "10.7", Duration.MEDIUM, (1,), Rule.OPTIONAL | Rule.PCR_ENFORCED)
+class Sealx(Request[SealxReply]):
+    """Seal data that comes, and later leaves, encrypted with the session's shared secret."""
+
+    key_handle: KeyHandle
+    enc_auth: EncAuth
+    pcr_info: Data
+    in_data: Data

@@ -1,8 +1,25 @@
 """The commands' own actions, one file a chapter of Part 3."""
 
-from hwtpm.softtpm.engine.chapters import integrity, sessions, ticks
+from hwtpm.softtpm.engine.chapters import (
+    endorsement,
+    identity,
+    integrity,
+    sessions,
+    signing,
+    storage,
+    ticks,
+)
 
-__all__ = ["integrity", "load", "sessions", "ticks"]
+__all__ = [
+    "endorsement",
+    "identity",
+    "integrity",
+    "load",
+    "sessions",
+    "signing",
+    "storage",
+    "ticks",
+]
 
 
 def load() -> None:

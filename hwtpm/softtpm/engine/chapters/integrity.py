@@ -7,9 +7,9 @@ import hashlib
 from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey
 from hwtpm.softtpm.engine.pcrs import PCR_ATTRIBUTES
-from hwtpm.softtpm.engine.release import check_release
+from hwtpm.softtpm.engine.release import check_release, composite_of
 from hwtpm.softtpm.engine.rsa import sign_digest
-from hwtpm.softtpm.engine.state import ZERO_DIGEST, Stclear
+from hwtpm.softtpm.engine.state import ZERO_DIGEST
 from hwtpm.softtpm.engine.version import version_info
 from hwtpm.tpm12.commands.integrity import (
     Extend,
@@ -25,19 +25,14 @@ from hwtpm.tpm12.commands.integrity import (
 from hwtpm.tpm12.const import NUM_PCRS, KeyUsage, SigScheme
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
-from hwtpm.tpm12.types import (
-    PcrComposite,
-    PcrInfoShort,
-    PcrSelection,
-    QuoteInfo,
-    QuoteInfo2,
-)
+from hwtpm.tpm12.types import PcrInfoShort, QuoteInfo, QuoteInfo2
 
 __all__ = ["extend_pcr"]
 
 
 def extend_pcr(call: Call, index: int, digest: bytes) -> bytes:
-    """Extend a PCR from the command's locality; returns the new value.
+    """Extend a PCR from the command's locality; returns the outDigest of TPM_Extend, which is
+    zeros from a disabled or deactivated TPM.
 
     Raises:
         Refuse: BADINDEX; BAD_LOCALITY.
@@ -48,30 +43,17 @@ def extend_pcr(call: Call, index: int, digest: bytes) -> bytes:
         raise Refuse(Rc.BAD_LOCALITY)
     tpm = call.tpm
     value = hashlib.sha1(tpm.volatile.pcrs[index] + digest).digest()
-    tpm.stclear = tpm.volatile.with_pcr(index, value)
+    stclear = tpm.volatile.with_pcr(index, value)
+    tpm.stclear = stclear
+    if tpm.permanent.flags.disable or stclear.flags.deactivated:
+        return ZERO_DIGEST
     return value
-
-
-def composite_of(stclear: Stclear, selection: PcrSelection) -> PcrComposite:
-    """The selected PCRs with their present values.
-
-    Raises:
-        Refuse: INVALID_PCR_INFO if the selection names a PCR that does not exist.
-    """
-    indices = selection.indices
-    if indices and indices[-1] >= NUM_PCRS:
-        raise Refuse(Rc.INVALID_PCR_INFO)
-    return PcrComposite(selection, b"".join(stclear.pcrs[i] for i in indices))
 
 
 @serves(Extend)
 def extend(call: Call, request: Extend) -> ExtendReply:
-    """16.1. A disabled or deactivated TPM extends and answers with zeros."""
-    value = extend_pcr(call, request.pcr_num, request.in_digest)
-    tpm = call.tpm
-    if tpm.permanent.flags.disable or tpm.volatile.flags.deactivated:
-        value = ZERO_DIGEST
-    return ExtendReply(value)
+    """16.1."""
+    return ExtendReply(extend_pcr(call, request.pcr_num, request.in_digest))
 
 
 @serves(PcrRead)
@@ -102,12 +84,12 @@ def pcr_reset(call: Call, request: PcrReset) -> NoReply:
 
 
 def _check_quoting_key(call: Call, key: LoadedKey) -> None:
-    parms = key.key.algorithm_parms
-    if parms.sig_scheme != SigScheme.RSA_PKCS_V15_SHA1:
+    check_release(call, key.condition)
+    schemes = (SigScheme.RSA_PKCS_V15_SHA1, SigScheme.RSA_PKCS_V15_INFO)
+    if key.key.algorithm_parms.sig_scheme not in schemes:
         raise Refuse(Rc.INAPPROPRIATE_SIG)
     if key.key.key_usage not in (KeyUsage.SIGNING, KeyUsage.IDENTITY, KeyUsage.LEGACY):
         raise Refuse(Rc.INVALID_KEYUSAGE)
-    check_release(call, key.condition)
 
 
 @serves(Quote, Authorises.KEY)
