@@ -1,0 +1,36 @@
+"""The program `hwtpm`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from cyclopts import App
+
+from hwtpm.cli.entropy import random
+from hwtpm.cli.info import info
+from hwtpm.cli.pcr import pcr
+from hwtpm.cli.program import run
+from hwtpm.cli.selftest import selftest
+
+__all__ = ["APP", "main"]
+
+
+def _version() -> str:
+    try:
+        return version("hwtpm")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+APP: Final = App(
+    name="hwtpm", help="Drive a TPM: a chip, the kernel's device, a simulation.", version=_version
+)
+for _command in (info, pcr, random, selftest):
+    APP.command(_command)
+
+
+def main() -> int:
+    """Run `hwtpm` on the process's arguments; returns its exit code."""
+    return run(APP, "hwtpm", sys.argv[1:])

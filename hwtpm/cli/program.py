@@ -1,0 +1,134 @@
+"""How a command line becomes a call, and the call an output and an exit code.
+
+A command function returns a `Job`; `run` does it. So whatever ends a job, an answer or any error,
+is rendered in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TextIO
+
+from hwtpm.cli.exitcodes import ExitCode
+from hwtpm.cli.render import Answer, Origin, Output
+from hwtpm.errors import AccessDenied, HwtpmError, UsageError
+from hwtpm.transport.trace import LOGGER, TRAFFIC
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+__all__ = ["Job", "run"]
+
+_JSON_FLAG: Final = "--json"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a command line asks for.
+
+    `trace` is where traffic goes: a file, `-` for stderr, None for nowhere.
+    """
+
+    schema: str
+    work: Callable[[Origin], Answer]
+    as_json: bool = False
+    trace: str | None = None
+
+
+def run(app: App, program: str, arguments: Sequence[str]) -> int:
+    """Do what the arguments say; returns the exit code and raises nothing but SystemExit."""
+    output = Output(program, f"{program}/1", _JSON_FLAG in arguments, sys.stdout, sys.stderr)
+    origin = Origin()
+    try:
+        job = _parse(app, arguments)
+        if job is None:
+            return ExitCode.OK
+        output = Output(program, job.schema, job.as_json, sys.stdout, sys.stderr)
+        with _logging(program, sys.stderr), _traffic(job.trace, sys.stderr):
+            answer = job.work(origin)
+        output.answer(answer, origin)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would complain again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, HwtpmError | KeyboardInterrupt):
+            traceback.print_exception(error, file=sys.stderr)
+        return output.failure(error, origin)
+    return ExitCode.OK
+
+
+def _parse(app: App, arguments: Sequence[str]) -> Job | None:
+    """The job, or None where the command line asked for help or the version, which is printed."""
+    from cyclopts.exceptions import CycloptsError
+
+    try:
+        command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UsageError(
+            " ".join(str(error).split()), hint=f"see `{app.name[0]} --help`"
+        ) from error
+    returned = command(*bound.args, **bound.kwargs)
+    return returned if isinstance(returned, Job) else None
+
+
+@contextmanager
+def _logging(program: str, stderr: TextIO) -> Iterator[None]:
+    handler = logging.StreamHandler(stderr)
+    handler.setFormatter(logging.Formatter(f"{program}: %(levelname)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    with _attached_handler(logging.getLogger(), handler):
+        yield
+
+
+@contextmanager
+def _traffic(target: str | None, stderr: TextIO) -> Iterator[None]:
+    """Traffic to a file that only its owner can read, or to stderr."""
+    if target is None:
+        yield
+        return
+    with _trace_file(target, stderr) as stream:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger = logging.getLogger(LOGGER)
+        level, propagate = logger.level, logger.propagate
+        logger.setLevel(TRAFFIC)
+        logger.propagate = False
+        try:
+            with _attached_handler(logger, handler):
+                yield
+        finally:
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+@contextmanager
+def _trace_file(target: str, stderr: TextIO) -> Iterator[TextIO]:
+    if target == "-":
+        yield stderr
+        return
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AccessDenied(
+            f"cannot write the trace to {target}: {error.strerror}",
+            hint="name a file that you may write, or - for stderr",
+        ) from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@contextmanager
+def _attached_handler(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
