@@ -51,6 +51,7 @@ class Call:
         "_digest",
         "_params",
         "_proven",
+        "deferred",
         "keys",
         "locality",
         "row",
@@ -73,6 +74,7 @@ class Call:
         self.tails = tails
         self.sessions: list[Session] = []
         self.keys: list[LoadedKey] = []
+        self.deferred: list[Callable[[], object]] = []
         self._params = params  # without handles
         self._digest = b""
         self._proven = 0
@@ -89,20 +91,39 @@ class Call:
         """How many sessions the request carries that no secret has been proven with yet."""
         return len(self.sessions) - self._proven
 
-    def authorise(self, secret: bytes, entity: tuple[int, bytes]) -> Session:
+    def after(self, effect: Callable[[], object]) -> None:
+        """Have `effect` happen once the command has succeeded and what it changed is durable.
+
+        For what the dispatcher cannot take back: sessions that end, keys that are unloaded.
+        """
+        self.deferred.append(effect)
+
+    def end_sessions_of(self, entity: tuple[int, bytes]) -> None:
+        """End the OSAP sessions of an entity that is gone, this command's own included."""
+        for session, tail in zip(self.sessions, self.tails, strict=True):
+            if session.entity == entity:
+                tail.continue_session = 0
+        self.after(lambda: self.tpm.sessions.close_bound_to(entity))
+
+    def authorise(
+        self, secret: bytes, entity: tuple[int, bytes], *, during_lockout: bool = False
+    ) -> Session:
         """Prove the next session of the request with an entity's AuthData.
 
         Args:
             secret: the entity's AuthData, 20 bytes.
             entity: entity type and the digest or handle that an OSAP session is bound to.
+            during_lockout: also while the dictionary-attack defence refuses authorisation.
 
         Raises:
-            Refuse: AUTHFAIL or AUTH2FAIL.
+            Refuse: AUTHFAIL or AUTH2FAIL; DEFEND_LOCK_RUNNING.
         """
         number = self._proven
         failed = Rc.AUTH2FAIL if number else Rc.AUTHFAIL
         if number >= len(self.sessions):
             raise Refuse(failed)
+        if not during_lockout and self.tpm.locked_out:
+            raise Refuse(Rc.DEFEND_LOCK_RUNNING)
         session, tail = self.sessions[number], self.tails[number]
         key = secret
         if session.entity is not None:

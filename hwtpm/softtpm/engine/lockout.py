@@ -23,9 +23,12 @@ class Lockout:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._until_s = 0.0
+        self._reset_blocked = False
 
     def failed(self, count: int) -> int:
         """The new count after one more failure; starts the wait if it is past the threshold."""
+        if not self.active(count):
+            self._reset_blocked = False
         count = min(count + 1, _MAX_COUNT)
         self.resume(count)
         return count
@@ -34,6 +37,14 @@ class Lockout:
         """Start the wait that belongs to `count` failures."""
         over = count - THRESHOLD - 1
         self._until_s = self._clock.now() + (1 << over) if over >= 0 else 0.0
+
+    def block_reset(self) -> None:
+        """Refuse TPM_ResetLockValue until the wait is over: its authorisation was wrong."""
+        self._reset_blocked = True
+
+    def reset_blocked(self, count: int) -> bool:
+        """True while TPM_ResetLockValue is refused too."""
+        return self._reset_blocked and self.active(count)
 
     def active(self, count: int) -> bool:
         """True while authorised commands are refused."""

@@ -11,7 +11,7 @@ from typing import Final
 from hwtpm.softtpm.engine.state import ONES_DIGEST, ZERO_DIGEST
 from hwtpm.tpm12.const import NUM_PCRS
 
-__all__ = ["PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
+__all__ = ["HASH_START_PCRS", "PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,13 @@ PCR_ATTRIBUTES: Final = (
     PcrAttributes(_EVERY, _EVERY),  # 23: applications
 )
 assert len(PCR_ATTRIBUTES) == NUM_PCRS
+
+HASH_START_PCRS: Final = frozenset(
+    index
+    for index, attributes in enumerate(PCR_ATTRIBUTES)
+    if attributes.reset & 0x10 and attributes.reset != _EVERY
+)
+"""The PCRs that TPM_HASH_START sets to zero (PC Client TIS 1.2 section 11.2.4)."""
 
 
 def initial_pcrs() -> tuple[bytes, ...]:

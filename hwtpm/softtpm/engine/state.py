@@ -3,23 +3,23 @@
 Both are immutable values. A command makes a new value and puts it in place of the old one, so a
 command that fails leaves nothing behind, and "did permanent state change?" is an identity test.
 
-The permanent blob (`StateName.PERMANENT`) is a `Permanent` structure behind the eight byte magic
-`HWTPM12\\0` and a u16 format version; see docs/engine-state.md.
+The blobs that go to storage are these structures between a magic with a format version and a
+checksum; docs/engine-state.md describes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from hwtpm.errors import StateError
-from hwtpm.tpm12.const import NUM_PCRS
+from hwtpm.tpm12.const import DIGEST_SIZE, NUM_PCRS, KeyHandleValue
 from hwtpm.tpm12.types import (
     U8,
     U16,
     U32,
     AuthValue,
-    Bool,
     CounterValue,
     Key,
     NvDataPublic,
@@ -29,6 +29,10 @@ from hwtpm.tpm12.types import (
 from hwtpm.wire import Array, Blob, Fixed, Nested, SizedNested, Struct, Uint, WireError, structure
 
 __all__ = [
+    "MAX_COUNTERS",
+    "MAX_NV_AREAS",
+    "MAX_NV_BYTES",
+    "NV_AREA_OVERHEAD",
     "Counter",
     "NvArea",
     "Permanent",
@@ -36,16 +40,28 @@ __all__ = [
     "Saved",
     "Stclear",
     "decode_permanent",
+    "decode_saved",
     "encode_permanent",
+    "encode_saved",
     "fresh_permanent",
 ]
 
-_MAGIC: Final = b"HWTPM12\0"
+_MAGIC_PERMANENT: Final = b"HWTPM12\0"
+_MAGIC_SAVED: Final = b"HWTPM12S"
 _VERSION: Final = 1
+_SUM_SIZE: Final = 32
+_RESTORE: Final = "restore it from a backup; nothing was overwritten"
 _REF: Final = "docs/engine-state.md"
 
 ZERO_DIGEST: Final = bytes(20)
 ONES_DIGEST: Final = b"\xff" * 20
+
+
+MAX_COUNTERS: Final = 8
+MAX_NV_AREAS: Final = 256
+MAX_NV_BYTES: Final = 32768
+"""What all NV areas may hold together, `NV_AREA_OVERHEAD` for each of them included."""
+NV_AREA_OVERHEAD: Final = 96
 
 
 @structure("root key", ref=_REF)
@@ -63,7 +79,7 @@ class NvArea(Struct):
 
     public: NvDataPublic
     auth: AuthValue
-    data: Annotated[bytes, Blob(4096)]
+    data: Annotated[bytes, Blob(MAX_NV_BYTES)]
 
 
 @structure("monotonic counter", ref=_REF)
@@ -85,9 +101,10 @@ class Permanent(Struct):
     operator_auth: AuthValue
     ek: Annotated[RootKey | None, SizedNested(RootKey)]
     srk: Annotated[RootKey | None, SizedNested(RootKey)]
-    counters: Annotated[tuple[Counter, ...], Array(Nested(Counter), 8)]
+    counters: Annotated[tuple[Counter, ...], Array(Nested(Counter), MAX_COUNTERS)]
     next_counter: U32  # value that a new counter starts from
-    nv_areas: Annotated[tuple[NvArea, ...], Array(Nested(NvArea), 256)]
+    nv_areas: Annotated[tuple[NvArea, ...], Array(Nested(NvArea), MAX_NV_AREAS)]
+    dir: Annotated[bytes, Fixed("TPM_DIRVALUE", 20)]  # authDIR[0], NV index 0x10000001
     writes_without_owner: U8
     auth_failures: U16  # dictionary attack: failures since the last reset
 
@@ -106,6 +123,30 @@ class Permanent(Struct):
     def without_nv_area(self, index: int) -> Permanent:
         """The state without that area."""
         return replace(self, nv_areas=tuple(a for a in self.nv_areas if a.public.nv_index != index))
+
+    @property
+    def nv_available(self) -> int:
+        """How many bytes a new NV area can have; 0 when there is no room for one."""
+        used = sum(NV_AREA_OVERHEAD + area.public.data_size for area in self.nv_areas)
+        if len(self.nv_areas) >= MAX_NV_AREAS:
+            return 0
+        return max(0, MAX_NV_BYTES - NV_AREA_OVERHEAD - used)
+
+    def counter(self, handle: int) -> Counter | None:
+        """The monotonic counter with that handle."""
+        for counter in self.counters:
+            if counter.handle == handle:
+                return counter
+        return None
+
+    def with_counter(self, counter: Counter) -> Permanent:
+        """The state with that counter in place of the one with the same handle, or added."""
+        rest = tuple(c for c in self.counters if c.handle != counter.handle)
+        return replace(self, counters=(*rest, counter))
+
+    def without_counter(self, handle: int) -> Permanent:
+        """The state without that counter."""
+        return replace(self, counters=tuple(c for c in self.counters if c.handle != handle))
 
 
 def fresh_permanent(tpm_proof: bytes) -> Permanent:
@@ -143,34 +184,49 @@ def fresh_permanent(tpm_proof: bytes) -> Permanent:
         counters=(),
         next_counter=1,
         nv_areas=(),
+        dir=ZERO_DIGEST,
         writes_without_owner=0,
         auth_failures=0,
     )
 
 
+def _seal(magic: bytes, body: bytes) -> bytes:
+    blob = magic + _VERSION.to_bytes(2, "big") + body
+    return blob + hashlib.sha256(blob).digest()
+
+
+def _unseal(magic: bytes, blob: bytes, what: str) -> bytes:
+    if blob[: len(magic)] != magic:
+        raise StateError(f"the {what} state is not one of this engine")
+    version = int.from_bytes(blob[len(magic) : len(magic) + 2], "big")
+    if version != _VERSION:
+        raise StateError(
+            f"the {what} state has format {version}, this program knows format {_VERSION}",
+            hint="use the program version that wrote it",
+        )
+    if hashlib.sha256(blob[:-_SUM_SIZE]).digest() != blob[-_SUM_SIZE:]:
+        raise StateError(f"the {what} state is damaged: its checksum is wrong", hint=_RESTORE)
+    return blob[len(magic) + 2 : -_SUM_SIZE]
+
+
 def encode_permanent(state: Permanent) -> bytes:
     """The permanent blob."""
-    return _MAGIC + _VERSION.to_bytes(2, "big") + state.encode()
+    return _seal(_MAGIC_PERMANENT, state.encode())
 
 
 def decode_permanent(blob: bytes) -> Permanent:
     """The state in a permanent blob.
 
     Raises:
-        StateError: the blob is not one, is damaged, or comes from a newer version.
+        StateError: the blob is not one, is damaged, or comes from another version.
     """
-    if blob[:8] != _MAGIC:
-        raise StateError("the permanent state is not one of this engine")
-    version = int.from_bytes(blob[8:10], "big")
-    if version != _VERSION:
-        raise StateError(
-            f"the permanent state has format {version}, this program knows format {_VERSION}",
-            hint="use the program version that wrote it",
-        )
+    body = _unseal(_MAGIC_PERMANENT, blob, "permanent")
     try:
-        return Permanent.decode(blob[10:])
+        return Permanent.decode(body)
     except WireError as error:
-        raise StateError(f"the permanent state is damaged: {error.message}") from error
+        raise StateError(
+            f"the permanent state is damaged: {error.message}", hint=_RESTORE
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +236,22 @@ class Stclear:
     flags: StclearFlags
     pcrs: tuple[bytes, ...]
     active_counter: int = 0  # handle of the one counter that may be incremented this boot
-    owner_reference: int = 0x40000001
+    owner_reference: int = KeyHandleValue.OWNER
     read_locked: frozenset[int] = frozenset()  # NV indices with bReadSTClear
     write_locked: frozenset[int] = frozenset()  # NV indices with bWriteSTClear
-    disable_reset_lock: bool = False
 
     def with_pcr(self, index: int, value: bytes) -> Stclear:
         """The state with one PCR changed."""
         pcrs = self.pcrs
-        return replace(self, pcrs=(*pcrs[:index], value, *pcrs[index + 1 :]))
+        # Not replace(): extending is what a TPM does most.
+        return Stclear(
+            self.flags,
+            (*pcrs[:index], value, *pcrs[index + 1 :]),
+            self.active_counter,
+            self.owner_reference,
+            self.read_locked,
+            self.write_locked,
+        )
 
 
 @structure("saved state", ref=_REF)
@@ -196,9 +259,44 @@ class Saved(Struct):
     """What TPM_SaveState keeps for TPM_Startup(ST_STATE)."""
 
     flags: StclearFlags
-    pcrs: Annotated[bytes, Fixed("TPM_PCRVALUE[24]", NUM_PCRS * 20)]
+    pcrs: Annotated[bytes, Fixed("TPM_PCRVALUE[24]", NUM_PCRS * DIGEST_SIZE)]
     active_counter: U32
     owner_reference: U32
-    read_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), 256)]
-    write_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), 256)]
-    disable_reset_lock: Bool
+    read_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
+    write_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
+
+
+def encode_saved(state: Stclear) -> bytes:
+    """The blob that TPM_SaveState stores."""
+    return _seal(
+        _MAGIC_SAVED,
+        Saved(
+            state.flags,
+            b"".join(state.pcrs),
+            state.active_counter,
+            state.owner_reference,
+            tuple(sorted(state.read_locked)),
+            tuple(sorted(state.write_locked)),
+        ).encode(),
+    )
+
+
+def decode_saved(blob: bytes) -> Stclear:
+    """The state in a saved blob.
+
+    Raises:
+        StateError: the blob is not one, is damaged, or comes from another version.
+    """
+    body = _unseal(_MAGIC_SAVED, blob, "saved")
+    try:
+        saved = Saved.decode(body)
+    except WireError as error:
+        raise StateError(f"the saved state is damaged: {error.message}", hint=_RESTORE) from error
+    return Stclear(
+        saved.flags,
+        tuple(saved.pcrs[at : at + DIGEST_SIZE] for at in range(0, len(saved.pcrs), DIGEST_SIZE)),
+        saved.active_counter,
+        saved.owner_reference,
+        frozenset(saved.read_locked),
+        frozenset(saved.write_locked),
+    )

@@ -1,7 +1,7 @@
 """Our TPM 1.2: power, dispatch, authorisation, durability.
 
 The order of checks for one command: frame, ordinal, parameters, state (startup, self test,
-disabled, deactivated, owner, lockout), tag, authorisation tails, handles, sessions, authorisation,
+disabled, deactivated, owner), tag, authorisation tails, handles, sessions, authorisation,
 then the command's own actions (Part 1 sections 8 and 13; libtpms checks in the same order).
 """
 
@@ -11,17 +11,18 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
 from hwtpm.clock import Clock, RealClock
+from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
-from hwtpm.softtpm.engine import chapters
+from hwtpm.softtpm.engine import chapters, selftest
 from hwtpm.softtpm.engine.call import ACTIONS, Authorises, Call, Refuse, Serves, Tail
 from hwtpm.softtpm.engine.keys import KeyTable, LoadedKey
 from hwtpm.softtpm.engine.lockout import Lockout
-from hwtpm.softtpm.engine.pcrs import PCR_ATTRIBUTES
+from hwtpm.softtpm.engine.pcrs import HASH_START_PCRS
 from hwtpm.softtpm.engine.rsa import load_root_key
 from hwtpm.softtpm.engine.sessions import SessionTable
 from hwtpm.softtpm.engine.state import (
@@ -30,12 +31,14 @@ from hwtpm.softtpm.engine.state import (
     Stclear,
     decode_permanent,
     encode_permanent,
+    encode_saved,
     fresh_permanent,
 )
 from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, Tag
 from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
-from hwtpm.wire import Fault, WireError
+from hwtpm.tpm12.table import TABLE
+from hwtpm.wire import Fault, Struct, WireError
 
 __all__ = ["Engine"]
 
@@ -50,6 +53,10 @@ _RC_OF_FAULT: Final = {
 }
 
 _IN_FAILURE_MODE: Final = ("TPM_GetTestResult", "TPM_GetCapability")
+# Any other command ends a SHA-1 calculation (Part 3 section 13.1).
+_GOES_ON_WITH_SHA1: Final = frozenset(
+    TABLE[name].ordinal for name in ("TPM_SHA1Update", "TPM_SHA1Complete", "TPM_SHA1CompleteExtend")
+)
 
 chapters.load()
 
@@ -74,17 +81,21 @@ class Engine:
         self.random = random
         self.clock = clock or RealClock()
         self.sessions = SessionTable(random)
-        self.keys = KeyTable(random)
+        self.keys: KeyTable = KeyTable(random)
         self.lockout = Lockout(self.clock)
-        self.permanent = fresh_permanent(ZERO_DIGEST)
+        self.permanent: Permanent = fresh_permanent(ZERO_DIGEST)
         self.stclear: Stclear | None = None  # None until TPM_Startup
         self.powered = False
-        self.failed_self_test = False
+        self.failure = ""  # why the TPM is in failure mode; empty when it is not
+        self.untested = True  # TPM_ContinueSelfTest has something left to do
+        self.saved: Stclear | None = None  # what the storage holds for TPM_Startup(ST_STATE)
         self.sha1_thread: hashlib._Hash | None = None
         self.tick_nonce = ZERO_DIGEST
         self.ticks_start_s = 0.0
         self._roots: dict[int, tuple[object, LoadedKey]] = {}
         self._auth_failed = False
+        self._measurement: hashlib._Hash | None = None  # between TPM_HASH_START and TPM_HASH_END
+        self._open = True
 
     # --- power -------------------------------------------------------------------------------
 
@@ -93,24 +104,30 @@ class Engine:
         return "hwtpm engine 0.1"
 
     def power_on(self) -> None:
+        self._require_open()
         blob = self.storage.load(StateName.PERMANENT)
         self.power_off()
         if blob is None:
-            self.permanent = fresh_permanent(self.random(20))
-            self.storage.store(StateName.PERMANENT, encode_permanent(self.permanent))
+            permanent = fresh_permanent(self.random(20))
+            self.storage.store(StateName.PERMANENT, encode_permanent(permanent))
         else:
-            self.permanent = decode_permanent(blob)
-        self.lockout.resume(self.permanent.auth_failures)
+            permanent = decode_permanent(blob)
+        self.permanent = permanent
+        self.lockout.resume(permanent.auth_failures)
         self.tick_nonce = self.random(20)
         self.ticks_start_s = self.clock.now()
+        self.run_self_tests(selftest.LIMITED)
         self.powered = True
 
     def power_off(self) -> None:
-        """Lose all volatile state; every command is refused until the next power-on."""
+        """Lose all volatile state; the TPM answers nothing until the next power-on."""
         self.powered = False
-        self.failed_self_test = False
+        self.failure = ""
+        self.untested = True
         self.forget_volatile()
         self.stclear = None
+        self.saved = None
+        self._measurement = None
 
     def forget_volatile(self) -> None:
         """Drop sessions, loaded keys and a SHA-1 calculation."""
@@ -120,6 +137,30 @@ class Engine:
 
     def close(self) -> None:
         self.power_off()
+        self._open = False
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise UsageError(f"{self.description}: it is closed", hint="open a new one")
+
+    def _require_power(self) -> None:
+        if not self.powered:
+            self._require_open()
+            raise UsageError(f"{self.description}: it is off", hint="call power_on first")
+
+    # --- self tests and failure mode -----------------------------------------------------------
+
+    def run_self_tests(self, tests: Iterable[selftest.SelfTest]) -> bool:
+        """Run these tests; the first one that fails puts the TPM into failure mode."""
+        for test in tests:
+            if not test.passes():
+                self.enter_failure_mode(f"self test {test.name}")
+                return False
+        return True
+
+    def enter_failure_mode(self, reason: str) -> None:
+        """Answer TPM_FAILEDSELFTEST until the next power cycle; nothing takes this back."""
+        self.failure = reason
 
     # --- what the chapters share ---------------------------------------------------------------
 
@@ -133,7 +174,11 @@ class Engine:
     @property
     def physical_presence(self) -> bool:
         """Physical presence as asserted by command; this TPM has no hardware pin for it."""
-        return self.stclear is not None and self.stclear.flags.physical_presence
+        return (
+            self.permanent.flags.physical_presence_cmd_enable
+            and self.stclear is not None
+            and self.stclear.flags.physical_presence
+        )
 
     @property
     def owned(self) -> bool:
@@ -169,6 +214,11 @@ class Engine:
             self._roots[handle] = cached
         return cached[1]
 
+    @property
+    def locked_out(self) -> bool:
+        """True while the dictionary-attack defence refuses authorisation."""
+        return self.lockout.active(self.permanent.auth_failures)
+
     def note_auth_failure(self) -> None:
         """Count a wrong authorisation towards the dictionary-attack lockout."""
         self._auth_failed = True
@@ -181,44 +231,64 @@ class Engine:
     # --- commands ------------------------------------------------------------------------------
 
     def execute(self, command: bytes, locality: int = 0) -> bytes:
+        """See `SoftwareTpm.execute`.
+
+        Raises:
+            UsageError: it is not powered on.
+            Exception: what the storage raised, or a defect of this program. The state is then as
+                it was before the command; the caller answers TPM_FAIL.
+        """
+        self._require_power()
         permanent, stclear = self.permanent, self.stclear
         tails: list[Tail] = []
         self._auth_failed = False
         try:
-            answer = self._run(command, locality, tails)
-            self._commit(permanent)
+            return self._run(command, locality, tails)
         except Refuse as verdict:
             self.permanent, self.stclear = permanent, stclear
             if not verdict.rc & NON_FATAL:
-                for tail in tails:
-                    self.sessions.close(tail.handle)
+                self._close_sessions_of(tails)
             if self._auth_failed:
                 self._count_auth_failure()
             return error_response(verdict.rc)
         except BaseException:
             self.permanent, self.stclear = permanent, stclear
+            self._close_sessions_of(tails)
             raise
-        return answer
+
+    def _close_sessions_of(self, tails: list[Tail]) -> None:
+        for tail in tails:
+            self.sessions.close(tail.handle)
 
     def _commit(self, before: Permanent) -> None:
+        if self.saved is not None and self.stclear is not self.saved:
+            # SaveState 3.3: what is saved is not what the TPM now has.
+            self.storage.delete(StateName.SAVED)
+            self.saved = None
         if self.permanent is not before:
             self.storage.store(StateName.PERMANENT, encode_permanent(self.permanent))
 
     def _count_auth_failure(self) -> None:
+        # If storing raises, the count stays in memory all the same: a full disk must not give an
+        # attacker unlimited tries.
         before = self.permanent
         self.permanent = replace(before, auth_failures=self.lockout.failed(before.auth_failures))
         self._commit(before)
 
     def _run(self, command: bytes, locality: int, tails: list[Tail]) -> bytes:
+        if not 0 <= locality <= 4:
+            raise Refuse(Rc.BAD_LOCALITY)
         size = len(command)
-        if size < HEADER_SIZE:
+        if not HEADER_SIZE <= size <= MAX_FRAME:
             raise Refuse(Rc.BAD_PARAM_SIZE)
         tag, declared, ordinal = _HEADER.unpack_from(command)
+        if declared != size:
+            raise Refuse(Rc.BAD_PARAM_SIZE)
         count = tag - Tag.RQU_COMMAND
         if not 0 <= count <= 2:
             raise Refuse(Rc.BADTAG)
-        if declared != size or size > MAX_FRAME:
-            raise Refuse(Rc.BAD_PARAM_SIZE)
+        if self.sha1_thread is not None and ordinal not in _GOES_ON_WITH_SHA1:
+            self.sha1_thread = None
         served = ACTIONS.get(ordinal)
         if served is None:
             raise Refuse(Rc.BAD_ORDINAL)
@@ -235,32 +305,34 @@ class Engine:
             raise Refuse(Rc.BADTAG)
         if size - end != count * AUTH_REQUEST_SIZE:
             raise Refuse(Rc.BAD_PARAM_SIZE)
+        before = self.permanent
         call = Call(self, row, command[HEADER_SIZE + layout.head_size : end], locality, tails)
         if count:
             self._open_tails(call, command, end, count)
         if layout.handles or count:
             self._authorise(served, call, command)
         reply = served.action(call, request)
-        return self._answer(call, reply)
+        answer, nonces = self._answer(call, reply)
+        self._commit(before)
+        for effect in call.deferred:
+            effect()
+        if count:
+            self._roll_sessions(call, nonces)
+        return answer
 
     def _check_state(self, served: Serves) -> None:
+        if self.failure and served.row.name not in _IN_FAILURE_MODE:
+            raise Refuse(Rc.FAILEDSELFTEST)
         if self.stclear is None:
-            if not self.powered or not served.row.name == "TPM_Startup":
+            if served.row.name != "TPM_Startup" and not self.failure:
                 raise Refuse(Rc.INVALID_POSTINIT)
             return
-        if self.failed_self_test and served.row.name not in (
-            "TPM_GetTestResult",
-            "TPM_GetCapability",
-        ):
-            raise Refuse(Rc.FAILEDSELFTEST)
         if self.permanent.flags.disable and not served.when_disabled:
             raise Refuse(Rc.DISABLED)
         if self.stclear.flags.deactivated and not served.when_deactivated:
             raise Refuse(Rc.DEACTIVATED)
         if served.needs_owner and self.permanent.srk is None:
             raise Refuse(Rc.NOSRK)
-        if served.authorises and self.lockout.active(self.permanent.auth_failures):
-            raise Refuse(Rc.DEFEND_LOCK_RUNNING)
 
     def _open_tails(self, call: Call, command: bytes, at: int, count: int) -> None:
         for number in range(count):
@@ -303,69 +375,99 @@ class Engine:
         call.authorise(key.usage_auth, key.entity)
         return missing
 
-    def _answer(self, call: Call, reply: object) -> bytes:
+    def _answer(self, call: Call, reply: Struct) -> tuple[bytes, list[bytes]]:
+        """The response, and the sessions' new nonces that it announces."""
         out = bytearray(HEADER_SIZE)
-        layout = reply.layout  # type: ignore[attr-defined]
+        layout = reply.layout
         layout.write(reply, out)
         tails = call.tails
-        if not tails:
-            _HEADER.pack_into(out, 0, Tag.RSP_COMMAND, len(out), 0)
-            return bytes(out)
-        digest = hashlib.sha1(
-            bytes(4) + call.row.ordinal.to_bytes(4, "big") + out[HEADER_SIZE + layout.head_size :]
-        ).digest()
-        for session, tail in zip(call.sessions, tails, strict=True):
-            nonce = self.random(20)
-            message = b"%b%b%b%c" % (digest, nonce, tail.nonce_odd, tail.continue_session)
-            out += nonce
-            out.append(tail.continue_session)
-            out += hmac.digest(tail.key, message, "sha1")
+        nonces: list[bytes] = []
+        if tails:
+            digest = hashlib.sha1(
+                bytes(4)
+                + call.row.ordinal.to_bytes(4, "big")
+                + out[HEADER_SIZE + layout.head_size :]
+            ).digest()
+            for tail in tails:
+                nonce = self.random(20)
+                message = b"%b%b%b%c" % (digest, nonce, tail.nonce_odd, tail.continue_session)
+                out += nonce
+                out.append(tail.continue_session)
+                out += hmac.digest(tail.key, message, "sha1")
+                nonces.append(nonce)
+        _HEADER.pack_into(out, 0, Tag.RSP_COMMAND + len(tails), len(out), 0)
+        return bytes(out), nonces
+
+    def _roll_sessions(self, call: Call, nonces: list[bytes]) -> None:
+        for session, tail, nonce in zip(call.sessions, call.tails, nonces, strict=True):
             if tail.continue_session:
                 session.nonce_even = nonce
             else:
                 self.sessions.close(session.handle)
-        _HEADER.pack_into(out, 0, Tag.RSP_COMMAND + len(tails), len(out), 0)
-        return bytes(out)
+
+    # --- the saved state -----------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        """Durably keep the state since TPM_Startup for TPM_Startup(ST_STATE)."""
+        self.storage.store(StateName.SAVED, encode_saved(self.volatile))
+        self.saved = self.stclear
+
+    def forget_saved_state(self) -> None:
+        """Durably forget what `save_state` kept, in this power cycle or an earlier one."""
+        self.storage.delete(StateName.SAVED)
+        self.saved = None
 
     # --- the platform's side: establishment and the locality 4 hash --------------------------
 
     @property
     def established(self) -> bool:
+        self._require_power()
         return self.permanent.flags.tpm_established
 
-    def set_established(self, established: bool) -> None:
-        """Durably set the established flag."""
-        before = self.permanent
-        if before.flags.tpm_established != established:
-            flags = replace(before.flags, tpm_established=established)
-            self.permanent = replace(before, flags=flags)
-            self._commit(before)
+    def _with_established(self, established: bool) -> Permanent:
+        permanent = self.permanent
+        if permanent.flags.tpm_established == established:
+            return permanent
+        return replace(permanent, flags=replace(permanent.flags, tpm_established=established))
+
+    def _replace_state(self, permanent: Permanent, stclear: Stclear | None) -> None:
+        """Take over a new state as a command would: durable or not at all."""
+        before = self.permanent, self.stclear
+        self.permanent, self.stclear = permanent, stclear
+        try:
+            self._commit(before[0])
+        except BaseException:
+            self.permanent, self.stclear = before
+            raise
 
     def reset_established(self, locality: int) -> int:
+        self._require_power()
         if locality not in (3, 4):
             return Rc.BAD_LOCALITY
-        self.set_established(False)
+        self._replace_state(self._with_established(False), self.stclear)
         return Rc.SUCCESS
 
     def hash_start(self) -> None:
-        if self.stclear is None:
+        self._require_power()
+        if self.stclear is None or self.failure:
             return
         pcrs = tuple(
-            ZERO_DIGEST if PCR_ATTRIBUTES[i].reset & 0x10 and i not in (16, 23) else value
-            for i, value in enumerate(self.stclear.pcrs)
+            ZERO_DIGEST if index in HASH_START_PCRS else value
+            for index, value in enumerate(self.stclear.pcrs)
         )
-        self.stclear = replace(self.stclear, pcrs=pcrs)
-        self.set_established(True)
-        self.sha1_thread = hashlib.sha1()
+        self._replace_state(self._with_established(True), replace(self.stclear, pcrs=pcrs))
+        self._measurement = hashlib.sha1()
 
     def hash_data(self, data: bytes) -> None:
-        if self.sha1_thread is not None:
-            self.sha1_thread.update(data)
+        self._require_power()
+        if self._measurement is not None:
+            self._measurement.update(data)
 
     def hash_end(self) -> None:
-        if self.sha1_thread is None or self.stclear is None:
+        self._require_power()
+        if self._measurement is None or self.stclear is None:
             return
-        digest = self.sha1_thread.digest()
-        self.sha1_thread = None
+        digest = self._measurement.digest()
+        self._measurement = None
         value = hashlib.sha1(self.stclear.pcrs[17] + digest).digest()
-        self.stclear = self.stclear.with_pcr(17, value)
+        self._replace_state(self.permanent, self.stclear.with_pcr(17, value))
