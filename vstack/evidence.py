@@ -127,10 +127,7 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
         Subject(vtpm.uuid, bytes(20), bytes(256), b""),
         require=QuoteFlag.VTPM_UUID,
     )
-    findings = [
-        f"the chip's identity key {_name(chip_aik)} signed for vTPM {vtpm.uuid}, for this "
-        f"challenge, and for the vTPM's endorsement key {_name(ek)} and identity key {_name(aik)}"
-    ]
+    findings = [_chip_finding(chip_aik, vtpm.uuid, ek, aik)]
     composite = PcrComposite(PcrSelection.of(pcrs), b"".join(pcrs[i] for i in sorted(pcrs)))
     signature = _bytes(vtpm.signature, "vTPM's signature")
     verify_quote(to_public_key(aik), Quote(challenge, composite, signature), challenge, pcrs)
@@ -138,6 +135,13 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
     if evidence.log:
         findings.append(_check_log(_bytes(evidence.log, "event log"), pcrs))
     return Verdict(vtpm.uuid, pcrs, chip_pcrs, findings)
+
+
+def _chip_finding(chip_aik: PubKey, uuid: UUID, ek: PubKey, aik: PubKey) -> str:
+    return (
+        f"the chip's identity key {_name(chip_aik)} signed for vTPM {uuid}, for this challenge, "
+        f"and for the vTPM's endorsement key {_name(ek)} and identity key {_name(aik)}"
+    )
 
 
 def _check_log(log: bytes, pcrs: dict[int, bytes]) -> str:

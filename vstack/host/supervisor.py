@@ -176,7 +176,7 @@ class Supervisor:
         self._manager_client = Client(ours, "the vTPM manager", _START_TIMEOUT_S)
         status = self._manager_client.call("status")
         self._loop.watch(self._manager.pidfd, self._manager_ended)
-        self._progress(f"manager {status.get('manager')} is ready on {status.get('chip')}")
+        self._progress(f"manager {status.get('manager')} is ready")
 
     def _manager_ended(self) -> None:
         assert self._manager is not None

@@ -31,7 +31,16 @@ from hwtpm.errors import (
 )
 from vstack.ipc.loop import Loop
 
-__all__ = ["Answer", "Client", "Handler", "Json", "Server", "error_to_json", "listen"]
+__all__ = [
+    "Answer",
+    "Client",
+    "Handler",
+    "Json",
+    "Server",
+    "error_from_json",
+    "error_to_json",
+    "listen",
+]
 
 MAX_PACKET: Final = 60_000
 _MAX_FDS: Final = 8
@@ -77,7 +86,8 @@ def _classes(base: type[HwtpmError]) -> dict[str, type[HwtpmError]]:
     return found
 
 
-def _error_from_json(data: Json) -> HwtpmError:
+def error_from_json(data: Json) -> HwtpmError:
+    """The exception that travelled as `data`."""
     kind, message, hint = (str(data.get(key, "")) for key in ("kind", "message", "hint"))
     if kind == TpmError.kind:
         return TpmError(
@@ -176,7 +186,7 @@ class Client:
             raise ProtocolError(f"{self._name} answered {op!r} with no JSON object") from error
         if reply.get("ok") is not True:
             problem = reply.get("error")
-            raise _error_from_json(problem if isinstance(problem, dict) else {})
+            raise error_from_json(problem if isinstance(problem, dict) else {})
         result = reply.get("result")
         return (result if isinstance(result, dict) else {}), received
 

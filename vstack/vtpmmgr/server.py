@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import socket
@@ -17,7 +16,7 @@ from hwtpm.transport.address import open_transport
 from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Handler, Json, Server
 from vstack.ipc.rpc import Peer as RpcPeer
-from vstack.vtpmmgr.manager import Manager, Peer
+from vstack.vtpmmgr.manager import Manager, ManagerStatus, Peer
 from vstack.vtpmmgr.root12 import Tpm12Root
 from vstack.xen.local import BackEnd, RingFds
 
@@ -66,6 +65,34 @@ class _Attached:
     ring: BackEnd
 
 
+def _status_to_json(status: ManagerStatus) -> Json:
+    chip = status.chip
+    return {
+        "manager": str(status.manager),
+        "chip": {
+            "kind": chip.kind,
+            "address": chip.address,
+            "description": chip.description,
+            "real_hardware": chip.real_hardware,
+            "name": chip.name,
+            "ek": chip.endorsement_key.hex(),
+        },
+        "changes": status.changes,
+        "vtpms": status.vtpms,
+        "damaged": [str(uuid) for uuid in status.damaged],
+        "groups": [
+            {
+                "uuid": str(group.uuid),
+                "vtpms": group.vtpms,
+                "aik": group.identity_key.hex(),
+                "label": group.identity_label.hex(),
+                "binding": group.identity_binding.hex(),
+            }
+            for group in status.groups
+        ],
+    }
+
+
 class _ManagerServer:
     def __init__(self, loop: Loop, manager: Manager) -> None:
         self._loop = loop
@@ -77,7 +104,7 @@ class _ManagerServer:
         del peer
         match request.get("op"):
             case "status":
-                return Answer(dataclasses.asdict(self._manager.status()) | {"pid": os.getpid()})
+                return Answer(_status_to_json(self._manager.status()) | {"pid": os.getpid()})
             case "attach":
                 return self._attach(UUID(str(request.get("uuid"))), fds)
             case "detach":
@@ -87,7 +114,7 @@ class _ManagerServer:
                 return Answer()
             case "activate":
                 blob = bytes.fromhex(str(request.get("blob")))
-                return Answer({"secret": self._manager.activate(blob).hex()})
+                return Answer({"secret": self._manager.activate(blob).reveal().hex()})
             case "stop":
                 self._loop.stop()
                 return Answer()

@@ -1,0 +1,134 @@
+"""Starting and stopping a whole stack from a command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from hwtpm.errors import HwtpmError, ProtocolError, Timeout
+from vstack.host.layout import Layout
+from vstack.host.supervisor import Supervisor
+from vstack.ipc.children import log_to
+from vstack.ipc.rpc import Client, Json, error_from_json, error_to_json
+
+__all__ = ["control", "serve", "start", "stop"]
+
+_LOG: Final = logging.getLogger(__name__)
+_STOP_TIMEOUT_S: Final = 60.0
+
+
+def serve(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> None:
+    """Run a stack in this process until it is told to stop (for systemd and the like)."""
+    supervisor = Supervisor(layout, chip, progress)
+    supervisor.start()
+    progress("ready")
+    supervisor.run()
+
+
+def start(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> Json:
+    """Start a stack in the background; returns its status once everything answers.
+
+    The caller must have one thread only: the supervisor is forked from it.
+
+    Raises:
+        HwtpmError: what kept it from starting; nothing is left running.
+    """
+    layout.prepare()
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(reading)
+        _become_daemon(layout, chip, writing)
+    os.close(writing)
+    outcome: Json = {}
+    with os.fdopen(reading, "rb") as lines:
+        for line in lines:
+            outcome = msgspec.json.decode(line, type=dict[str, object])
+            if "progress" in outcome:
+                progress(str(outcome["progress"]))
+    os.waitpid(pid, 0)
+    status = outcome.get("status")
+    if isinstance(status, dict):
+        return status
+    error = outcome.get("error")
+    if isinstance(error, dict):
+        raise error_from_json(error)
+    raise ProtocolError(
+        "the supervisor ended without a word", hint=f"look at {layout.log / 'supervisor.log'}"
+    )
+
+
+def _become_daemon(layout: Layout, chip: str | None, report: int) -> None:
+    """In the child: leave the terminal, start the stack, report, serve. Never returns."""
+    code = 1
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        log_to(layout.log / "supervisor.log")
+
+        with os.fdopen(report, "wb", buffering=0) as reporting:
+
+            def tell(message: Json) -> None:
+                if not reporting.closed:  # whoever started us has stopped listening by then
+                    reporting.write(msgspec.json.encode(message) + b"\n")
+
+            def progress(text: str) -> None:
+                _LOG.info("%s", text)
+                tell({"progress": text})
+
+            supervisor = Supervisor(layout, chip, progress)
+            try:
+                tell({"status": supervisor.start()})
+            except HwtpmError as error:
+                tell({"error": error_to_json(error)})
+                raise
+        supervisor.run()
+        code = 0
+    except HwtpmError as error:
+        _LOG.error("%s", error)
+    except BaseException:
+        _LOG.exception("the supervisor failed")
+    finally:
+        os._exit(code)
+
+
+def control(layout: Layout) -> Client:
+    """A connection to the running supervisor.
+
+    Raises:
+        DeviceNotFound: the stack is not up.
+    """
+    return Client.connect(layout.control, "the stack", timeout_s=300.0)
+
+
+def stop(layout: Layout) -> None:
+    """Stop a stack and return when all its processes have ended.
+
+    Raises:
+        DeviceNotFound: the stack is not up.
+        Timeout: it does not end.
+    """
+    with control(layout) as client:
+        pid = int(str(client.call("status").get("pid")))
+        watch = os.pidfd_open(pid)
+        client.call("down")
+    try:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        if not poll.poll(_STOP_TIMEOUT_S * 1000):
+            raise Timeout(
+                f"the supervisor ({pid}) still runs {_STOP_TIMEOUT_S:.0f} s after `down`",
+                hint=f"look at {layout.log / 'supervisor.log'}",
+            )
+    finally:
+        os.close(watch)
