@@ -26,7 +26,7 @@ from hwtpm.wire import WireError
 from vstack.vtpm.quote import deep_quote_nonce
 from vstack.vtpmmgr.evidence import Subject
 from vstack.vtpmmgr.evidence import verify_quote as verify_chip_quote
-from vstack.vtpmmgr.protocol import ALL_QUOTE_FLAGS, ManagerQuote, QuoteFlag, QuoteRequest
+from vstack.vtpmmgr.protocol import ManagerQuote, QuoteFlag, QuoteRequest
 
 __all__ = ["ChipPart", "Evidence", "Verdict", "VtpmPart", "verify"]
 
@@ -44,10 +44,9 @@ class VtpmPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChipPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the chip says: the manager's answer to GET_QUOTE, and what had been asked."""
+    """What the chip says: the answer to GET_QUOTE with flag VTPM_UUID over these of its PCRs."""
 
     pcrs: list[int]
-    flags: int
     answer: str
 
 
@@ -118,7 +117,7 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
         raise ProtocolError("the evidence has PCRs that a TPM 1.2 does not have")
     nonce = deep_quote_nonce(challenge, ek, aik, pcrs)
     quoted = PcrSelection.of(_chip_indices(evidence.chip.pcrs))
-    asked = QuoteRequest(nonce, quoted, QuoteFlag(evidence.chip.flags & ALL_QUOTE_FLAGS))
+    asked = QuoteRequest(nonce, quoted, QuoteFlag.VTPM_UUID)
     chip_quote = ManagerQuote.decode(asked, _bytes(evidence.chip.answer, "chip's answer"))
     chip_pcrs = verify_chip_quote(
         chip_aik,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from typing import Final
 
 from cyclopts import App
@@ -14,18 +15,21 @@ from hwtpm.cli.pcr import pcr
 from hwtpm.cli.program import run
 from hwtpm.cli.selftest import selftest
 
-__all__ = ["APP", "main"]
+__all__ = ["APP", "main", "version"]
 
 
-def _version() -> str:
+def version() -> str:
+    """The installed version of this project."""
     try:
-        return version("hwtpm")
+        return installed_version("hwtpm")
     except PackageNotFoundError:
         return "not installed"
 
 
 APP: Final = App(
-    name="hwtpm", help="Drive a TPM: a chip, the kernel's device, a simulation.", version=_version
+    name="hwtpm",
+    help="Drive a TPM: a chip, the kernel's device, a simulation.",
+    version=version,
 )
 for _command in (info, pcr, random, selftest):
     APP.command(_command)

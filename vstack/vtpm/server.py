@@ -226,7 +226,6 @@ class VtpmServer:
                 "pcrs": {str(index): value.hex() for index, value in quote.pcrs.items()},
                 "chip": {
                     "pcrs": sorted(quote.chip.pcrs),
-                    "flags": int(quote.chip.flags),
                     "answer": quote.chip.encode().hex(),
                 },
             }

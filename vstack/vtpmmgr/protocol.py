@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import STRICT, IntEnum, IntFlag
 from typing import Final
 
 from hwtpm.errors import HwtpmError, ProtocolError, Refused, StateError, Unsupported, UsageError
@@ -73,7 +73,7 @@ class Ordinal(IntEnum):
     GET_QUOTE = 4
 
 
-class QuoteFlag(IntFlag):
+class QuoteFlag(IntFlag, boundary=STRICT):
     """Which hashes GET_QUOTE covers, in this order."""
 
     VTPM_UUID = 1  # SHA-1 of the vTPM's uuid
@@ -82,7 +82,7 @@ class QuoteFlag(IntFlag):
     GROUP_AUTHORITY = 8  # SHA-1 of the group's authority key
 
 
-ALL_QUOTE_FLAGS: Final = QuoteFlag(15)
+_ALL_QUOTE_FLAGS: Final = 0xF
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def _decode_quote(body: bytes) -> QuoteRequest | Rc:
         asked = _QuoteBody.decode(body)
     except WireError:
         return Rc.BAD_PARAMETER
-    if asked.flags & ~ALL_QUOTE_FLAGS:
+    if asked.flags & ~_ALL_QUOTE_FLAGS:
         return Rc.CLEAR_DISABLED  # the reference's answer: status 5
     indices = asked.selection.indices
     if any(index >= NUM_PCRS for index in indices):

@@ -333,6 +333,9 @@ class StoreFile:
                 ) from error
             hint = _DISK if code in _DISK_CODES else _WAY_OUT
             raise self.damaged(f"cannot {action} it: {error}", hint) from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes damaged text in its message, which Python then cannot decode.
+            raise self.damaged(f"cannot {action} it: it is damaged") from error
         except OSError as error:
             raise self._of_system(error, action) from error
 

@@ -1,0 +1,263 @@
+"""The program `vstack`: the stack's life and its vTPMs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import App, Parameter
+
+from hwtpm.cli.app import version
+from hwtpm.cli.program import Job
+from hwtpm.cli.program import run as run_program
+from hwtpm.cli.render import Answer, Origin, Table
+from hwtpm.errors import AccessDenied, UsageError
+from hwtpm.tpm12.types import PubKey
+from hwtpm.wire import WireError
+from vstack.cli.options import DEFAULT, Common, note_chip
+from vstack.host import daemon
+from vstack.ipc.rpc import Json
+
+__all__ = ["APP", "main"]
+
+APP: Final = App(name="vstack", help="Virtual TPMs whose keys a TPM chip holds.", version=version)
+VTPM: Final = App(name="vtpm", help="The virtual TPMs of a running stack.")
+APP.command(VTPM)
+
+
+def _progress(text: str) -> None:
+    print(f"vstack: {text}", file=sys.stderr, flush=True)
+
+
+@APP.command
+def up(*, chip: str | None = None, foreground: bool = False, common: Common = DEFAULT) -> Job:
+    """Start the manager and all vTPMs.
+
+    Parameters
+    ----------
+    chip
+        Address of the chip that holds all keys, such as dev:/dev/tpm0 or sim: (a software chip that
+        keeps its state in the state directory). Needed the first time; remembered afterwards.
+    foreground
+        Stay in the foreground, as systemd wants it.
+    """
+
+    def work(origin: Origin) -> Answer:
+        if foreground:
+            daemon.serve(common.layout, chip, _progress)
+            return Answer({"ended": True}, ("the stack has ended",))
+        status = daemon.start(common.layout, chip, _progress)
+        return _status_answer(status, origin)
+
+    return Job("vstack.status/1", work, as_json=common.json)
+
+
+@APP.command
+def status(*, common: Common = DEFAULT) -> Job:
+    """Show the chip, the manager and the vTPMs."""
+
+    def work(origin: Origin) -> Answer:
+        with daemon.control(common.layout) as client:
+            return _status_answer(client.call("status"), origin)
+
+    return Job("vstack.status/1", work, as_json=common.json)
+
+
+@APP.command
+def down(*, common: Common = DEFAULT) -> Job:
+    """Stop all vTPMs and the manager. Nothing is lost: all state is on disk already."""
+
+    def work(origin: Origin) -> Answer:
+        del origin
+        daemon.stop(common.layout)
+        return Answer({"stopped": True}, ("the stack is down",))
+
+    return Job("vstack.down/1", work, as_json=common.json)
+
+
+@VTPM.command
+def create(name: str, *, engine: str = "engine", common: Common = DEFAULT) -> Job:
+    """Make a new virtual TPM and start it.
+
+    Parameters
+    ----------
+    name
+        Its name on this host.
+    engine
+        Software TPM inside: `engine` (our own) or `libtpms`.
+    """
+
+    def work(origin: Origin) -> Answer:
+        with daemon.control(common.layout) as client:
+            note_chip(origin, client.call("status"))
+            shown = client.call("vtpm_create", {"name": name, "engine": engine})
+        return Answer(shown, (_vtpm_table(shown),))
+
+    return Job("vstack.vtpm/1", work, as_json=common.json)
+
+
+@VTPM.command(name="list")
+def list_vtpms(*, common: Common = DEFAULT) -> Job:
+    """List the virtual TPMs."""
+
+    def work(origin: Origin) -> Answer:
+        with daemon.control(common.layout) as client:
+            status = client.call("status")
+        note_chip(origin, status)
+        vtpms = _vtpms(status)
+        return Answer({"vtpms": vtpms}, (_list_table(vtpms),))
+
+    return Job("vstack.vtpms/1", work, as_json=common.json)
+
+
+@VTPM.command
+def show(name: str, *, common: Common = DEFAULT) -> Job:
+    """Show one virtual TPM: its sockets, its process, its endorsement key.
+
+    Parameters
+    ----------
+    name
+        Its name on this host.
+    """
+
+    def work(origin: Origin) -> Answer:
+        with daemon.control(common.layout) as client:
+            note_chip(origin, client.call("status"))
+            shown = client.call("vtpm_show", {"name": name})
+        return Answer(shown, (_vtpm_table(shown),))
+
+    return Job("vstack.vtpm/1", work, as_json=common.json)
+
+
+@APP.command
+def verify(
+    evidence: Path,
+    *,
+    challenge: str,
+    chip_aik: str,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> Job:
+    """Check evidence of a guest against the chip's identity key; needs no TPM and no stack.
+
+    Parameters
+    ----------
+    evidence
+        File with the evidence (vstack.evidence/1).
+    challenge
+        The 20 bytes that you had asked the host to include, in hexadecimal.
+    chip_aik
+        The chip's identity key that you trust: TPM_PUBKEY in hexadecimal, as `vstack status --json`
+        shows it.
+    json
+        Print versioned JSON instead of text, errors included.
+    """
+
+    def work(origin: Origin) -> Answer:
+        from vstack.evidence import Evidence
+        from vstack.evidence import verify as check
+
+        del origin
+        try:
+            data = evidence.read_bytes()
+        except OSError as error:
+            raise AccessDenied(f"cannot read {evidence}: {error.strerror}") from error
+        verdict = check(Evidence.from_json(data), _hex(challenge, "challenge"), _key(chip_aik))
+        return Answer(verdict, ("the evidence holds:", *verdict.findings))
+
+    return Job("vstack.verdict/1", work, as_json=json)
+
+
+@APP.command
+def demo(
+    *,
+    chip: str = "sim:",
+    engine: str = "engine",
+    keep: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> Job:
+    """Show the main job: a guest boots, measured into a vTPM whose keys a chip holds.
+
+    Parameters
+    ----------
+    chip
+        Address of the chip.
+    engine
+        Software TPM inside the vTPM: `engine` (our own) or `libtpms`.
+    keep
+        Directory in which state and evidence stay; else a temporary one is used and removed.
+    json
+        Print versioned JSON at the end; the steps go to stderr.
+    """
+
+    def work(origin: Origin) -> Answer:
+        from vstack.demo.run import run
+
+        del origin
+        out = sys.stderr if json else sys.stdout
+        return Answer(run(chip, engine, lambda line: print(line, file=out, flush=True), keep))
+
+    return Job("vstack.demo/1", work, as_json=json)
+
+
+def _status_answer(status: Json, origin: Origin) -> Answer:
+    note_chip(origin, status)
+    manager = status.get("manager")
+    uuid = manager.get("manager") if isinstance(manager, dict) else "?"
+    vtpms = _vtpms(status)
+    return Answer(
+        status,
+        (
+            f"manager {uuid}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}",
+            f"state in {status.get('state')}, sockets in {status.get('run')}",
+            *((_list_table(vtpms),) if vtpms else ()),
+        ),
+    )
+
+
+def _vtpms(status: Json) -> list[Json]:
+    found = status.get("vtpms")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _state_of(vtpm: Json) -> str:
+    problem = vtpm.get("problem")
+    if isinstance(problem, dict):
+        return f"down: {problem.get('message')}"
+    if vtpm.get("running") is not True:
+        return "starting"
+    return "running, guest attached" if vtpm.get("guest_attached") is True else "running"
+
+
+def _list_table(vtpms: list[Json]) -> Table:
+    rows = [
+        (str(one["name"]), str(one["uuid"]), str(one["engine"]), _state_of(one)) for one in vtpms
+    ]
+    return Table(rows, ("vTPM", "uuid", "engine", "state"))
+
+
+def _vtpm_table(vtpm: Json) -> Table:
+    rows = [("state", _state_of(vtpm))]
+    rows += [(key, str(value)) for key, value in vtpm.items() if key != "problem"]
+    return Table(rows)
+
+
+def _hex(text: str, what: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"the {what} is not hexadecimal") from None
+
+
+def _key(text: str) -> PubKey:
+    try:
+        return PubKey.decode(_hex(text, "chip's key"))
+    except WireError as error:
+        raise UsageError(
+            f"this is no TPM_PUBKEY: {error.message}", hint="take it from `vstack status --json`"
+        ) from error
+
+
+def main() -> int:
+    """Run `vstack` on the process's arguments; returns its exit code."""
+    return run_program(APP, "vstack", sys.argv[1:])
