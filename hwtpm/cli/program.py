@@ -114,6 +114,11 @@ def _trace_file(target: str, stderr: TextIO) -> Iterator[TextIO]:
     if target == "-":
         yield stderr
         return
+    if target.startswith("-"):
+        raise UsageError(
+            f"the trace has no file: {target} looks like an option",
+            hint=f"write --trace FILE, --trace - for stderr, or ./{target}",
+        )
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -34,7 +34,7 @@ class Common:
     json: Annotated[bool, Parameter(negative=())] = False
     """Print versioned JSON instead of text, errors included."""
 
-    trace: str | None = None
+    trace: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Append the traffic, secrets masked, to this file; - is stderr."""
 
 

@@ -1,4 +1,4 @@
-"""Frames as hex text with the fields masked that their declarations call secret.
+"""Frames as hex text with the fields masked that are declared secret.
 
 What has no declaration, or does not decode by it, is masked whole: a trace must not be the place
 where a secret appears first.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hwtpm.tpm12.commands import TABLE
+from hwtpm.tpm12.commands import TABLE, cryptography, nv, storage
 from hwtpm.tpm12.const import Tag
 from hwtpm.tpm12.frame import (
     AUTH_REQUEST_SIZE,
@@ -16,9 +16,23 @@ from hwtpm.tpm12.frame import (
     HEADER_SIZE,
     ordinal_of,
 )
-from hwtpm.wire import Codec, Layout, Nested, SizedNested, Struct, WireError
+from hwtpm.wire import Codec, Nested, SizedNested, Struct, WireError
 
 __all__ = ["command_text", "response_text"]
+
+# Parameters that the specification types as plain bytes and that carry somebody's secret in clear.
+_CLEAR_TEXT: Final[dict[type[Struct], frozenset[str]]] = {
+    storage.Seal: frozenset({"in_data"}),
+    storage.UnsealReply: frozenset({"secret"}),
+    storage.UnBindReply: frozenset({"out_data"}),
+    nv.NvDefineSpace: frozenset({"enc_auth"}),  # not encrypted while there is no owner
+    nv.NvWriteValue: frozenset({"data"}),
+    nv.NvWriteValueAuth: frozenset({"data"}),
+    nv.NvReadValueReply: frozenset({"data"}),
+    nv.NvReadValueAuthReply: frozenset({"data"}),
+    cryptography.GetRandomReply: frozenset({"random_bytes"}),
+    cryptography.StirRandom: frozenset({"in_data"}),
+}
 
 _MASK: Final = "xx"
 _REQUEST_TAGS: Final = (Tag.RQU_COMMAND, Tag.RQU_AUTH1, Tag.RQU_AUTH2)
@@ -57,28 +71,31 @@ def _secrets_of(frame: bytes, body: type[Struct] | None, end: int) -> list[range
     if body is None:
         return whole
     try:
-        spans, at = _spans(body.layout, frame, HEADER_SIZE, end)
+        spans, at = _spans(body, frame, HEADER_SIZE, end)
     except WireError:
         return whole
     return spans if at == end else whole
 
 
-def _spans(layout: Layout, data: bytes, at: int, end: int) -> tuple[list[range], int]:
+def _spans(of: type[Struct], data: bytes, at: int, end: int) -> tuple[list[range], int]:
     """Where in `data` the secret fields of a structure at `at` lie, and the offset behind it."""
     spans: list[range] = []
-    at += len(layout.head)
-    for codec in layout.codecs.values():
+    clear_text = _CLEAR_TEXT.get(of, frozenset())
+    at += len(of.layout.head)
+    for name, codec in of.layout.codecs.items():
         _, behind = codec.read(data, at, end)
-        spans += _spans_of_field(codec, data, at, behind)
+        if name in clear_text or getattr(codec, "secret", False):
+            spans.append(range(at, behind))
+        else:
+            spans += _spans_within(codec, data, at, behind)
         at = behind
     return spans, at
 
 
-def _spans_of_field(codec: Codec, data: bytes, at: int, behind: int) -> list[range]:
-    if getattr(codec, "secret", False):
-        return [range(at, behind)]
+def _spans_within(codec: Codec, data: bytes, at: int, behind: int) -> list[range]:
+    """The secret fields of a nested structure; none in other fields."""
     if isinstance(codec, SizedNested):
         at += 4
     if isinstance(codec, Nested) and at < behind:
-        return _spans(codec.of.layout, data, at, behind)[0]
+        return _spans(codec.of, data, at, behind)[0]
     return []
