@@ -2,7 +2,7 @@
 
 State directory: `stack.json` (the chip's address), `chip/` (a simulated chip's state),
 `manager.db`, `vtpms/NAME/` (`vtpm.json`, the two state copies).
-Run directory: `control.sock`, `log/`, `NAME/{tpm,host,qemu}.sock`. Both have mode 0700.
+Run directory: `control.sock`, `log/`, `vtpms/NAME/{tpm,host,qemu}.sock`. Both have mode 0700.
 """
 
 from __future__ import annotations
@@ -57,18 +57,24 @@ class Layout:
             AccessDenied: they cannot be made.
             UsageError: the run directory's path is too long for Unix sockets.
         """
-        if len(str(self.run / ("n" * 16) / "host.sock")) > _SOCKET_PATH_LIMIT:
+        if len(str(self.vtpm_run("n" * 16) / "host.sock")) > _SOCKET_PATH_LIMIT:
             raise UsageError(
                 f"{self.run} is too long for Unix sockets", hint="choose a shorter --run"
             )
         for directory in (self.state, self.state / "vtpms", self.run, self.log):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                status = directory.stat()
             except OSError as error:
                 raise AccessDenied(
                     f"cannot make {directory}: {error.strerror}",
                     hint="choose another --state or --run directory",
                 ) from error
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise AccessDenied(
+                    f"others can write to {directory}, or it belongs to somebody else",
+                    hint=f"make it yours alone: chmod 700 {directory}",
+                )
 
     def lock(self) -> int:
         """Hold the state directory; the descriptor keeps the lock.
@@ -128,7 +134,7 @@ class Layout:
 
     def vtpm_run(self, name: str) -> Path:
         """Directory of a vTPM's sockets."""
-        return self.run / name
+        return self.run / "vtpms" / name
 
     def vtpm_names(self) -> list[str]:
         """The vTPMs that have a description, by name."""

@@ -96,7 +96,7 @@ def _answer_once(loop: Loop, host: socket.socket, error: HwtpmError) -> None:
 
 
 def face(listener: socket.socket, host_socket: Path, name: str) -> None:
-    """The control channel for one QEMU after the other, until one says SHUTDOWN."""
+    """The control channel for one QEMU, until it says SHUTDOWN or is gone."""
     try:
         port = GuestPort(host_socket, name)
     except HwtpmError:
@@ -105,7 +105,7 @@ def face(listener: socket.socket, host_socket: Path, name: str) -> None:
             listener.accept()[0].close()  # the QEMU that asked sees a closed channel
         raise
     with port:
-        served = QemuFace(listener, port)
+        served = QemuFace(listener, port, one_guest=True)
         signal.signal(signal.SIGTERM, lambda *_: served.stop())
         served.serve()
         served.close()

@@ -13,9 +13,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -32,6 +31,7 @@ __all__ = ["Supervisor"]
 
 _LOG: Final = logging.getLogger(__name__)
 _START_TIMEOUT_S: Final = 300.0  # a real chip makes an EK and an SRK in minutes, not seconds
+_GLANCE_TIMEOUT_S: Final = 2.0
 _STOP_TIMEOUT_S: Final = 5.0
 _FIRST_DELAY_S: Final = 0.1
 _LONGEST_DELAY_S: Final = 10.0
@@ -53,7 +53,6 @@ class _Vtpm:
     face: Child | None = None
     restarts: int = 0
     problem: HwtpmError | None = None
-    faces: list[Child] = field(default_factory=list)
 
 
 class Supervisor:
@@ -206,14 +205,14 @@ class Supervisor:
 
     def _begin(self, name: str, config: VtpmConfig) -> _Vtpm:
         run = self._layout.vtpm_run(name)
-        run.mkdir(mode=0o700, exist_ok=True)
+        run.mkdir(mode=0o700, parents=True, exist_ok=True)
         vtpm = _Vtpm(
             name,
             config,
             LocalRing.create(),
-            raw=_listen_stream(run / "tpm.sock"),
+            raw=listen(run / "tpm.sock", socket.SOCK_STREAM),
             host=listen(run / "host.sock"),
-            qemu=_listen_stream(run / "qemu.sock"),
+            qemu=listen(run / "qemu.sock", socket.SOCK_STREAM),
         )
         self._vtpms[name] = vtpm
         self._progress(f"starting vTPM {name} ({config.uuid})")
@@ -253,9 +252,15 @@ class Supervisor:
             vtpm.problem = error
             self._progress(f"vTPM {vtpm.name} does not start: {error.message}")
 
-    def _ask_vtpm(self, vtpm: _Vtpm, op: str, params: Json | None = None) -> Json:
+    def _ask_vtpm(
+        self,
+        vtpm: _Vtpm,
+        op: str,
+        params: Json | None = None,
+        timeout_s: float = _START_TIMEOUT_S,
+    ) -> Json:
         path = self._layout.vtpm_run(vtpm.name) / "host.sock"
-        with Client.connect(path, f"vTPM {vtpm.name}", _START_TIMEOUT_S) as client:
+        with Client.connect(path, f"vTPM {vtpm.name}", timeout_s) as client:
             return client.call(op, params)
 
     def _vtpm_ended(self, vtpm: _Vtpm) -> None:
@@ -365,23 +370,10 @@ class Supervisor:
         if vtpm.problem is not None:
             shown["problem"] = error_to_json(vtpm.problem)
         elif vtpm.child is not None:
-            with contextlib.suppress(HwtpmError):
-                shown |= self._ask_vtpm(vtpm, "status")
+            with contextlib.suppress(HwtpmError):  # it is busy, or being started again
+                shown |= self._ask_vtpm(vtpm, "status", timeout_s=_GLANCE_TIMEOUT_S)
         return shown
 
 
 def _delay(restarts: int) -> float:
     return min(_FIRST_DELAY_S * 2.0 ** min(restarts, 10), _LONGEST_DELAY_S)
-
-
-def _listen_stream(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    previous = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(previous)
-    listener.listen(8)
-    return listener

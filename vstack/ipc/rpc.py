@@ -101,9 +101,9 @@ def error_from_json(data: Json) -> HwtpmError:
     return _classes(HwtpmError).get(kind, HwtpmError)(message, hint=hint)
 
 
-def listen(path: Path) -> socket.socket:
+def listen(path: Path, kind: socket.SocketKind = socket.SOCK_SEQPACKET) -> socket.socket:
     """A listening socket at `path`, for its owner only; replaces a stale one."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     previous = os.umask(0o177)
@@ -146,6 +146,10 @@ class Client:
                 f"{path}: {error.strerror}", hint="run as the user who started the stack"
             ) from error
         return cls(channel, name, timeout_s)
+
+    def fileno(self) -> int:
+        """The connection; it hangs up when the server's process ends."""
+        return self._channel.fileno()
 
     def call(self, op: str, params: Json | None = None, fds: Sequence[int] = ()) -> Json:
         """The result of one call; descriptors that come back are closed.

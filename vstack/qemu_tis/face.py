@@ -84,12 +84,19 @@ class QemuFace:
     """Serves `port` to one client after the other on a listening Unix stream socket.
 
     The socket stays the caller's, who decides on its path and permissions: whoever can connect
-    can switch the vTPM off.
+    can switch the vTPM off. With `one_guest`, a client that had a data channel and hangs up ends
+    `serve` as SHUTDOWN does: that was the guest this face was made for.
     """
 
     def __init__(
-        self, listener: socket.socket, port: VtpmPort, *, clock: Clock | None = None
+        self,
+        listener: socket.socket,
+        port: VtpmPort,
+        *,
+        one_guest: bool = False,
+        clock: Clock | None = None,
     ) -> None:
+        self._one_guest = one_guest
         self._listener = listener
         self._port = port
         self._clock = clock or RealClock()
@@ -316,6 +323,8 @@ class QemuFace:
         """End the client's connection and go back to listening."""
         if reason is not None:
             _log.warning("hanging up on the vTPM's client: %s", reason)
+        if self._one_guest and self._data is not None:
+            self._ending = True
         for channel in (self._client, self._data, self._offered):
             if channel is not None:
                 channel.close()

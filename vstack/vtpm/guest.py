@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,9 @@ __all__ = ["GuestPort"]
 class GuestPort:
     """The vTPM behind `host.sock` attached as a guest (a `vstack.qemu_tis.face.VtpmPort`).
 
-    The vTPM belongs to this guest until `close`.
+    The vTPM belongs to this guest until `close`. If the vTPM's process ends meanwhile, commands
+    fail until the next `power_on`, which attaches to the process that has taken its place: only a
+    machine reset may bring a TPM back whose PCRs are lost.
 
     Raises:
         DeviceNotFound: the vTPM does not run.
@@ -25,13 +28,18 @@ class GuestPort:
     """
 
     def __init__(self, host_socket: Path, name: str) -> None:
-        self._client = Client.connect(host_socket, f"vTPM {name}", timeout_s=300.0)
+        self._path = host_socket
+        self._name = name
+        self._attach()
+
+    def _attach(self) -> None:
+        self._client = Client.connect(self._path, f"vTPM {self._name}", timeout_s=300.0)
         try:
             _, fds = self._client.call_fds("attach")
             try:
                 if len(fds) != len(RingFds._fields):
-                    raise ProtocolError(f"vTPM {name} passed {len(fds)} descriptors, not 3")
-                self._ring = FrontEnd(RingFds(*fds))
+                    raise ProtocolError(f"vTPM {self._name} passed {len(fds)} descriptors, not 3")
+                self._ring = FrontEnd(RingFds(*fds), lifeline=self._client.fileno())
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -40,12 +48,18 @@ class GuestPort:
             raise
 
     def power_on(self) -> None:
-        self._client.call("power_on")
+        try:
+            self._client.call("power_on")
+        except ProtocolError:
+            self.close()
+            self._attach()
+            self._client.call("power_on")
 
     def power_off(self) -> None:
-        self._client.call("power_off")
+        with contextlib.suppress(ProtocolError):  # a vTPM that is gone is off
+            self._client.call("power_off")
 
-    def execute(self, command: bytes, locality: int) -> bytes:
+    def execute(self, command: bytes, locality: int = 0) -> bytes:
         return self._ring.execute(command, locality)
 
     def established(self) -> bool:

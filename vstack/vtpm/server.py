@@ -26,6 +26,7 @@ from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.vtpm.instance import VtpmInstance
 from vstack.xen.local import BackEnd, LocalRing
+from vstack.xen.ring import CAPACITY
 
 __all__ = ["RawServer", "VtpmServer"]
 
@@ -243,7 +244,8 @@ class VtpmServer:
             _LOG.warning("the guest broke the ring's rules: %s", error)
             return
         if request is not None:
-            ring.finish(self._instance.execute(request.command, request.locality))
+            answer = self._instance.execute(request.command, request.locality)
+            ring.finish(answer if len(answer) <= CAPACITY else error_response(Rc.SIZE))
 
 
 def _hex(request: Json, name: str) -> bytes:
