@@ -359,14 +359,14 @@ def _open(
         raise file.damaged("it vanished while it was opened")
     manager = file.header.manager.bytes
     try:
-        root_secret = RootSecret.decode(root.unseal(file.header.sealed_root).reveal())
+        root_secret = RootSecret.decode(_unseal(root, file, file.header.sealed_root))
         if root_secret.manager != manager:
             raise file.damaged("its header names another manager than its sealed secret", _WAY_OUT)
         root_key = Secret(root_secret.key)
         store = Store(file, root_key, random)
         (at,) = store.ids(GROUP)
         record = GroupRecord.decode(store.get(at, root_key))
-        secret = GroupSecret.decode(root.unseal(record.sealed).reveal())
+        secret = GroupSecret.decode(_unseal(root, file, record.sealed))
     except (WireError, ValueError) as error:
         raise file.damaged(f"its contents are not those of a manager: {error}", _WAY_OUT) from error
     if (secret.manager, secret.group) != (manager, at.id.bytes):
@@ -385,6 +385,13 @@ def _open(
         record.config,
     )
     return make(root, chip, store, group)
+
+
+def _unseal(root: RootOfTrust, file: StoreFile, blob: bytes) -> bytes:
+    try:
+        return root.unseal(blob).reveal()
+    except StateError as error:
+        raise file.damaged(error.message, error.hint or _WAY_OUT) from error
 
 
 def _short(name: str) -> str:

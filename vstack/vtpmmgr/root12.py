@@ -44,17 +44,7 @@ _LOG: Final = logging.getLogger(__name__)
 _LEFTOVERS: Final = (ResourceType.KEY, ResourceType.AUTH, ResourceType.TRANS)
 
 _NOT_OURS: Final = frozenset(
-    (
-        Rc.NOTSEALED_BLOB,
-        Rc.DECRYPT_ERROR,
-        Rc.BAD_DATASIZE,
-        Rc.BAD_PARAMETER,
-        Rc.INVALID_STRUCTURE,
-        Rc.BAD_VERSION,
-        Rc.BAD_TYPE,
-        Rc.SIZE,
-        Rc.FAIL,
-    )
+    (Rc.NOTSEALED_BLOB, Rc.BAD_VERSION, Rc.DECRYPT_ERROR, Rc.INVALID_STRUCTURE, Rc.BAD_DATASIZE)
 )
 """Answers to TPM_Unseal of a blob that is damaged or from another SRK. A wrong password is none."""
 
