@@ -117,8 +117,11 @@ class Permanent(Struct):
 
     def with_nv_area(self, area: NvArea) -> Permanent:
         """The state with that area in place of the one with the same index, or added."""
-        rest = tuple(a for a in self.nv_areas if a.public.nv_index != area.public.nv_index)
-        return replace(self, nv_areas=(*rest, area))
+        index = area.public.nv_index
+        if self.nv_area(index) is None:
+            return replace(self, nv_areas=(*self.nv_areas, area))
+        areas = tuple(area if a.public.nv_index == index else a for a in self.nv_areas)
+        return replace(self, nv_areas=areas)
 
     def without_nv_area(self, index: int) -> Permanent:
         """The state without that area."""
@@ -141,8 +144,11 @@ class Permanent(Struct):
 
     def with_counter(self, counter: Counter) -> Permanent:
         """The state with that counter in place of the one with the same handle, or added."""
-        rest = tuple(c for c in self.counters if c.handle != counter.handle)
-        return replace(self, counters=(*rest, counter))
+        handle = counter.handle
+        if self.counter(handle) is None:
+            return replace(self, counters=(*self.counters, counter))
+        counters = tuple(counter if c.handle == handle else c for c in self.counters)
+        return replace(self, counters=counters)
 
     def without_counter(self, handle: int) -> Permanent:
         """The state without that counter."""

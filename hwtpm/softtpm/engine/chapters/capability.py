@@ -155,8 +155,10 @@ def _check_loaded(call: Call, sub_cap: bytes) -> bytes:
         rsa_parms(KeyParms.decode(sub_cap))
     except WireError:
         raise Refuse(Rc.BAD_PARAM_SIZE) from None
-    except Refuse:
-        return _bool(False)
+    except Refuse as unusable:
+        if unusable.rc == Rc.BAD_KEY_PROPERTY:
+            return _bool(False)
+        raise
     return _bool(len(call.tpm.keys) < MAX_KEYS)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
-from hwtpm.softtpm.engine.keys import ReleaseCondition
+from hwtpm.softtpm.engine.keys import EVERY_LOCALITY, ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, NvArea, Permanent
 from hwtpm.tpm12.commands.nv import (
@@ -29,11 +29,10 @@ __all__: list[str] = []
 MAX_WRITES_WITHOUT_OWNER: Final = 64
 _TRIAL: Final = 0x0000F004  # TPM_NV_INDEX_TRIAL: define without defining
 _RESERVED: Final = 0x0F000000  # the index's resvd bits
-_ALL_LOCALITIES: Final = 0x1F
 _SELECT_SIZE: Final = NUM_PCRS // 8
 _MAX_READ: Final = MAX_FRAME - HEADER_SIZE - 4 - AUTH_RESPONSE_SIZE
 
-_ANY_STATE: Final = PcrInfoShort(PcrSelection(bytes(_SELECT_SIZE)), _ALL_LOCALITIES, ZERO_DIGEST)
+_ANY_STATE: Final = PcrInfoShort(PcrSelection(bytes(_SELECT_SIZE)), EVERY_LOCALITY, ZERO_DIGEST)
 _DIR: Final = NvDataPublic(
     nv_index=NvIndex.DIR,
     pcr_info_read=_ANY_STATE,
@@ -47,14 +46,17 @@ _DIR: Final = NvDataPublic(
 
 
 def _area(call: Call, index: int) -> NvArea:
-    """The area with that index; the deprecated DIR has one as well."""
-    permanent = call.tpm.permanent
-    if index == NvIndex.DIR:
-        return NvArea(_DIR, ZERO_DIGEST, permanent.dir)
-    area = permanent.nv_area(index)
+    area = call.tpm.permanent.nv_area(index)
     if area is None:
         raise Refuse(Rc.BADINDEX)
     return area
+
+
+def _area_or_dir(call: Call, index: int) -> NvArea:
+    """The area with that index; the deprecated DIR is one for 20.2 and 20.4."""
+    if index == NvIndex.DIR:
+        return NvArea(_DIR, ZERO_DIGEST, call.tpm.permanent.dir)
+    return _area(call, index)
 
 
 def _grants(area: NvArea, permission: NvPermission) -> bool:
@@ -78,12 +80,7 @@ def _check_locality(call: Call, info: PcrInfoShort) -> None:
 
 
 def _check_pcrs(call: Call, info: PcrInfoShort) -> None:
-    selection = info.pcr_selection
-    if selection.indices:
-        check_release(
-            call,
-            ReleaseCondition(selection.encode(), selection.indices, info.digest_at_release),
-        )
+    check_release(call, ReleaseCondition.of_short(info))
 
 
 def _count_write(call: Call) -> Permanent:
@@ -104,7 +101,7 @@ def _check_pcr_info(info: PcrInfoShort) -> None:
     """Actions 7 and 8."""
     if (
         len(info.pcr_selection.select) > _SELECT_SIZE
-        or not 0 < info.locality_at_release <= _ALL_LOCALITIES
+        or not 0 < info.locality_at_release <= EVERY_LOCALITY
     ):
         raise Refuse(Rc.INVALID_STRUCTURE)
 
@@ -126,7 +123,7 @@ def _check_new_area(public: NvDataPublic) -> None:
         | NvPermission.WRITEDEFINE
         | NvPermission.PPWRITE
     )
-    if not has & write_protections and public.pcr_info_write.locality_at_release == _ALL_LOCALITIES:
+    if not has & write_protections and public.pcr_info_write.locality_at_release == EVERY_LOCALITY:
         raise Refuse(Rc.PER_NOWRITE)
     if public.nv_index in (NvIndex.DIR, NvIndex.LOCK) or public.nv_index & _RESERVED:
         raise Refuse(Rc.BADINDEX)
@@ -272,7 +269,7 @@ def nv_write_value(call: Call, request: NvWriteValue) -> NoReply:
     index = request.nv_index
     if index == NvIndex.INDEX0:
         return _lock_globally(call, request)
-    area = _area(call, index)
+    area = _area_or_dir(call, index)
     locked = tpm.permanent.flags.nv_locked
     of_owner = _grants(area, NvPermission.OWNERWRITE)
     if locked and of_owner:
@@ -357,12 +354,12 @@ def _read(call: Call, area: NvArea, offset: int, size: int) -> bytes:
 @serves(NvReadValue, Authorises.LATER)
 def nv_read_value(call: Call, request: NvReadValue) -> NvReadValueReply:
     """20.4."""
-    area = _area(call, request.nv_index)
+    area = _area_or_dir(call, request.nv_index)
     locked = call.tpm.permanent.flags.nv_locked
     of_owner = _grants(area, NvPermission.OWNERREAD)
     if locked and of_owner:
         _require_enabled(call)
-    if locked and call.sessions and not of_owner:
+    if locked and call.sessions and not of_owner and request.nv_index != NvIndex.DIR:
         raise Refuse(Rc.AUTH_CONFLICT)
     if call.sessions:
         call.authorise_owner()

@@ -35,7 +35,6 @@ from hwtpm.tpm12.const import PhysicalPresence as Presence
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
 from hwtpm.tpm12.types import Key, PermanentFlags
-from hwtpm.wire import WireError
 
 __all__ = ["clear_owner"]
 
@@ -60,10 +59,7 @@ def _check_srk_params(call: Call, key: Key) -> None:
     """Action 8."""
     if key.key_usage != KeyUsage.STORAGE or key.key_flags & KeyFlag.MIGRATABLE:
         raise Refuse(Rc.INVALID_KEYUSAGE)
-    try:
-        parms = rsa.rsa_parms(key.algorithm_parms)
-    except WireError:
-        raise Refuse(Rc.BAD_KEY_PROPERTY) from None
+    parms = rsa.rsa_parms(key.algorithm_parms)
     if (
         key.algorithm_parms.enc_scheme != EncScheme.RSA_OAEP_SHA1_MGF1
         or key.algorithm_parms.sig_scheme != SigScheme.NONE
@@ -252,10 +248,14 @@ def _assert_presence(call: Call, wanted: int) -> None:
 
 @serves(PhysicalPresence)
 def physical_presence(call: Call, request: PhysicalPresence) -> NoReply:
-    """6.6."""
+    """6.6. Bits that mean nothing are refused, as libtpms does."""
     wanted = request.physical_presence
     lifetime, assertion = bool(wanted & _LIFETIME), bool(wanted & _ASSERTION)
-    if lifetime == assertion or any(wanted & both == both for both in _CONTRADICTIONS):
+    if (
+        lifetime == assertion
+        or wanted & ~(_LIFETIME | _ASSERTION)
+        or any(wanted & both == both for both in _CONTRADICTIONS)
+    ):
         raise Refuse(Rc.BAD_PARAMETER)
     if lifetime:
         _set_presence_lifetime(call, wanted)
