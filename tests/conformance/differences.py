@@ -1,0 +1,39 @@
+"""Where an engine answers otherwise than the tests say, and why that is right or at least known.
+
+An entry must really differ: a test compares with the declared code, so an engine that turns to
+the specification's answer fails until its entry goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["DIFFERENCES", "Difference"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Answers by engine, mostly return codes, and what the specification has to say."""
+
+    answers: dict[str, int]
+    why: str
+
+
+def _libtpms(rc: int, why: str) -> Difference:
+    """swtpm's engine is libtpms."""
+    return Difference({"libtpms": rc, "swtpm": rc}, why)
+
+
+DIFFERENCES: Final[dict[str, Difference]] = {
+    "first byte of a dynamic PCR without a TOS": Difference(
+        {"engine": 0x00},
+        "Part 3 16.4 leaves 00 or FF to the platform and gives FF as an example while TOSPresent is"
+        " FALSE; our engine keeps no TOSPresent",
+    ),
+    "last PCR that TPM_HASH_START resets": _libtpms(
+        22,
+        "PC Client TIS 1.2 11.2.4 resets at locality 4 what locality 4 may reset, 17 to 20;"
+        " libtpms resets 21 and 22 as well",
+    ),
+}

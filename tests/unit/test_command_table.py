@@ -1,0 +1,129 @@
+"""The command table against the specification's tables, which somebody else transcribed.
+
+`tests/data/ordinals.json` is Part 2 section 17, `tests/data/parameters.json` the operand tables of
+Part 3. Every deviation of ours is declared below and has to exist.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import hwtpm.tpm12.commands  # noqa: F401  (fills the table)
+from hwtpm.tpm12.table import TABLE, Command, Duration, Rule
+from hwtpm.wire import Struct
+from hwtpm.wire.codec import Blob, Codec, Fixed, Handle, Nested, Rest, SizedNested, Uint
+
+DATA: Final = Path(__file__).parent.parent / "data"
+ORDINALS: Final = json.loads((DATA / "ordinals.json").read_text())["ordinals"]
+PARAMETERS: Final = json.loads((DATA / "parameters.json").read_text())["commands"]
+
+DURATIONS: Final = {"S": Duration.SHORT, "M": Duration.MEDIUM, "L": Duration.LONG}
+RULES: Final = {
+    "optional": {"O": Rule.OPTIONAL},
+    "no_owner": {"X": Rule.NO_OWNER},
+    "presence": {"P": Rule.PRESENCE},
+    "pcr": {"X": Rule.PCR_ENFORCED},
+    "audit": {"X": Rule.AUDITED, "N": Rule.NEVER_AUDITED},
+    "change": {"D": Rule.DEPRECATED, "X": Rule.DELETED, "N": Rule(0), "C": Rule(0)},
+    "deactivated": {"X": Rule.WHEN_DEACTIVATED, "A": Rule.MAYBE_DEACTIVATED},
+    "disabled": {"X": Rule.WHEN_DISABLED, "A": Rule.MAYBE_DISABLED},
+}
+
+DURATION_DEVIATIONS: Final = {
+    "TPM_FieldUpgrade": "the column says '?': the vendor decides; nothing shorter than L is safe",
+    "TPM_ExecuteTransport": "the column says '? L': as long as the longest command it may wrap",
+}
+
+# (command, request or reply, parameter): why our declaration differs from the operand table.
+PARAMETER_DEVIATIONS: Final = {
+    ("TPM_OIAP", "reply", "authHandle"): "never authorised, so the HMAC column is empty (18.1)",
+    ("TPM_OIAP", "reply", "nonceEven"): "as above",
+    ("TPM_OSAP", "request", "entityType"): "never authorised, so the HMAC column is empty (18.2)",
+    ("TPM_OSAP", "request", "entityValue"): "as above",
+    ("TPM_OSAP", "request", "nonceOddOSAP"): "as above",
+    ("TPM_OSAP", "reply", "authHandle"): "as above",
+    ("TPM_OSAP", "reply", "nonceEven"): "as above",
+    ("TPM_OSAP", "reply", "nonceEvenOSAP"): "as above",
+}
+
+DECLARED: Final = [row for row in TABLE if row.request is not None]
+
+
+def test_table_has_the_125_ordinals_of_revision_116() -> None:
+    assert [(row.ordinal, row.name) for row in TABLE] == [
+        (row["ordinal"], row["name"]) for row in ORDINALS
+    ]
+    assert len(TABLE) == 125
+
+
+@pytest.mark.parametrize("row", ORDINALS, ids=lambda row: row["name"])
+def test_rules_are_those_of_the_normative_table(row: dict[str, object]) -> None:
+    ours = TABLE[str(row["name"])]
+    expected = Rule(0)
+    for column, meaning in RULES.items():
+        if column in row:
+            expected |= meaning[str(row[column])]
+    assert ours.rules == expected
+    assert sorted(ours.auths) == row["auths"]
+    if ours.name in DURATION_DEVIATIONS:
+        assert row["duration"] not in DURATIONS
+    else:
+        assert ours.duration is DURATIONS[str(row["duration"])]
+
+
+def test_every_declared_body_can_be_checked() -> None:
+    assert len(DECLARED) >= 61
+    assert {row.name for row in DECLARED} <= set(PARAMETERS)
+
+
+@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row.name)
+@pytest.mark.parametrize("direction", ["request", "reply"])
+def test_parameters_are_those_of_the_operand_tables(row: Command, direction: str) -> None:
+    body = row.request if direction == "request" else row.reply
+    assert body is not None
+    ours = list(_flat(body))
+    theirs = PARAMETERS[row.name][direction]
+    assert len(ours) == len(theirs), (ours, theirs)
+    for (name, width, type_name, hashed), (spec, spec_type, size, spec_hashed) in zip(
+        ours, theirs, strict=True
+    ):
+        if name is not None:
+            assert _folded(name) == _folded(spec)
+        if width is not None:
+            assert width == size, spec
+        if type_name is not None:
+            assert type_name == spec_type, spec
+        deviates = (row.name, direction, spec) in PARAMETER_DEVIATIONS
+        assert (hashed != spec_hashed) == deviates, spec
+
+
+def _flat(body: type[Struct]) -> Iterator[tuple[str | None, int | str | None, str | None, bool]]:
+    """Name, bytes, type and whether hashed, for each parameter; None where the tables differ only
+    in wording. A blob is two parameters: its size and its bytes."""
+    for name, codec in body.layout.codecs.items():
+        hashed = not isinstance(codec, Handle)
+        if isinstance(codec, Blob | SizedNested):
+            yield None, 4, "UINT32", True
+            yield name, "*", None, True
+        elif isinstance(codec, Nested):
+            # TPM_KEY stands for TPM_KEY12, too: one declaration reads both.
+            yield name, None, None if "KEY" in codec.spec_name else codec.spec_name, hashed
+        else:
+            yield name, _width(codec), None, hashed
+
+
+def _width(codec: Codec) -> int | str:
+    if isinstance(codec, Uint):
+        return codec.width
+    if isinstance(codec, Fixed):
+        return codec.size
+    return "*" if isinstance(codec, Rest) else 1
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "").lower()
