@@ -75,19 +75,10 @@ class FileStorage:
         """
         path = self.directory / name
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._usable())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _explain(error, path, "open") from error
-        try:
-            with os.fdopen(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise StateError(f"TPM state {path} is no regular file", hint=_WAY_OUT)
-                data = file.read(_MOST_BYTES + 1)
+            data = self._read(name)
         except OSError as error:
             raise _explain(error, path, "read") from error
-        return _unpack(data, path)
+        return None if data is None else _unpack(data, path)
 
     def store(self, name: StateName, blob: bytes) -> None:
         """Make `blob` the durable content of `name`; all or nothing.
@@ -99,23 +90,11 @@ class FileStorage:
         """
         if len(blob) > _MOST_BYTES - _HEADER.size - _DIGEST_SIZE:
             raise UsageError(f"TPM state of {len(blob)} bytes does not fit into 16 MiB")
-        dir_fd, temporary = self._usable(), f"{name}.new"
         try:
-            # Only a crash of ours can have left a temporary file: the directory is locked.
-            with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=dir_fd)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
-            with os.fdopen(fd, "wb") as file:
-                file.write(_pack(blob))
-                file.flush()
-                os.fsync(fd)
-            self._refuse_link(name)
-            os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
-            os.fsync(dir_fd)
+            previous = self._read(name)
+            self._replace(name, _pack(blob))
+            self._settle(name, previous)
         except OSError as error:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=dir_fd)
             raise _explain(error, self.directory / name, "store") from error
 
     def delete(self, name: StateName) -> None:
@@ -124,12 +103,11 @@ class FileStorage:
         Raises:
             StateError, AccessDenied: the operating system does not let us; it is still there.
         """
-        dir_fd = self._usable()
         try:
-            self._refuse_link(name)
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=dir_fd)
-                os.fsync(dir_fd)
+            previous = self._read(name)
+            if previous is not None:
+                os.unlink(name, dir_fd=self._usable())
+                self._settle(name, previous)
         except OSError as error:
             raise _explain(error, self.directory / name, "delete") from error
 
@@ -155,11 +133,49 @@ class FileStorage:
             raise UsageError(f"TPM state {self.directory} has been closed")
         return self._fd
 
-    def _refuse_link(self, name: StateName) -> None:
+    def _read(self, name: StateName) -> bytes | None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(name, flags, dir_fd=self._usable())
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StateError(
+                    f"TPM state {self.directory / name} is no regular file", hint=_WAY_OUT
+                )
+            return file.read(_MOST_BYTES + 1)
+
+    def _replace(self, name: StateName, data: bytes) -> None:
+        dir_fd, temporary = self._usable(), f"{name}.new"
+        # Only a crash of ours can have left a temporary file: the directory is locked.
         with suppress(FileNotFoundError):
-            found = os.stat(name, dir_fd=self._usable(), follow_symlinks=False)
-            if stat.S_ISLNK(found.st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            os.unlink(temporary, dir_fd=dir_fd)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=dir_fd)
+            raise
+
+    def _settle(self, name: StateName, previous: bytes | None) -> None:
+        """Make the directory's change durable; if that fails, undo it as far as the disk allows,
+        so that what is reported as failed does not come up at the next start."""
+        try:
+            os.fsync(self._usable())
+        except OSError:
+            with suppress(OSError):
+                if previous is None:
+                    os.unlink(name, dir_fd=self._usable())
+                else:
+                    self._replace(name, previous)
+            raise
 
 
 def _sync(directory: Path) -> None:

@@ -101,6 +101,7 @@ class SealedState:
         self._current = 1  # the copy in use; the other one is written next
         self._in_doubt = False
         self._fds: list[int] = []
+        self._names_durable = False
         known = keeper.load_hash_key()
         if known is not None:
             self._entries, self._current = self._open_current(known)
@@ -145,7 +146,7 @@ class SealedState:
         copy, key = self._encrypt(entries)
         try:
             fd = self._slot_fd(target)
-            os.pwrite(fd, copy, 0)
+            _write_all(fd, copy)
             os.fdatasync(fd)
         except OSError as error:
             raise _explain(error, self._path(target), "write") from error
@@ -179,14 +180,14 @@ class SealedState:
         return self._folder.directory / _SLOTS[slot]
 
     def _slot_fd(self, slot: int) -> int:
-        while len(self._fds) <= slot:
-            path = self._path(len(self._fds))
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            created = not path.exists()
-            fd = os.open(path, flags, 0o600)
-            self._fds.append(fd)
-            if created:
-                _sync_directory(self._folder.directory)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        while len(self._fds) < len(_SLOTS):
+            self._fds.append(os.open(self._path(len(self._fds)), flags, 0o600))
+            self._names_durable = False
+        if not self._names_durable:
+            # Even if the files were there: whoever made them may have died before this.
+            _sync_directory(self._folder.directory)
+            self._names_durable = True
         return self._fds[slot]
 
     # --- loading -------------------------------------------------------------------------------
@@ -264,6 +265,13 @@ class SealedState:
             "on another chip or with another store, and it has no key for it",
             hint="start it under its own manager and chip; nothing has been changed",
         )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """From the start of the file. A disk that fills up takes less than it is given at first."""
+    at = 0
+    while at < len(data):
+        at += os.pwrite(fd, data[at:], at)
 
 
 def _sync_directory(directory: Path) -> None:
