@@ -256,7 +256,7 @@ def test_many_refused_commands_leave_room_for_the_next(path: Path, chip: Wire) -
             with pytest.raises(TpmError):
                 manager.activate(b"no credential")
         with pytest.raises(TpmError):  # one wrong password only: the chip counts them
-            root(chip).quote(manager._group.identity, Secret(b"x" * 20), bytes(20), [0])
+            manager._root.quote(manager._group.identity, Secret(b"x" * 20), bytes(20), [0])
         vtpm.get_quote(bytes(20))
         assert keys.loaded_handles(Tpm(chip), ResourceType.AUTH) == ()
 

@@ -246,12 +246,28 @@ def test_links_and_directories_are_refused(tmp_path: Path, path: Path) -> None:
 def test_leftovers_of_a_crash_while_creating_are_no_store(tmp_path: Path) -> None:
     path = tmp_path / "manager.db"
     (tmp_path / "manager.db.new").write_bytes(b"half a database")
-    (tmp_path / "manager.db.new-journal").write_bytes(b"half a journal")
+    for suffix in ("journal", "wal", "shm"):
+        (tmp_path / f"manager.db.new-{suffix}").write_bytes(b"half a log")
     with contextlib.closing(StoreFile(path)) as file:
         assert file.header is None
         Store.create(file, HEADER, ROOT_KEY, {GROUP: (ROOT_KEY, b"the group")})
     assert contents(path) == {str(GROUP): b"the group"}
     assert not (tmp_path / "manager.db.new").exists()
+
+
+def test_a_log_without_its_store_is_a_lost_store_and_not_replayed_into_a_new_one(
+    path: Path,
+) -> None:
+    with opened(path) as store:
+        store.put(ALICE, GROUP_KEY, b"only in the log")
+        log = path.with_name("manager.db-wal")
+        kept = log.read_bytes()
+    assert kept
+    log.write_bytes(kept)
+    path.unlink()
+    with pytest.raises(StateError, match=r"manager\.db-wal"):
+        StoreFile(path)
+    assert log.read_bytes() == kept
 
 
 def test_a_failed_write_changes_nothing_and_the_store_goes_on(path: Path) -> None:

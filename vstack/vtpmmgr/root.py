@@ -76,8 +76,10 @@ class RootOfTrust(Protocol):
         ...
 
     def take(self) -> ChipIdentity:
-        """Make the chip ours if it is nobody's: endorsement key, owner, SRK. May be repeated
-        after a crash at any point; does nothing to a chip that has an owner."""
+        """After `identity`: make the chip ours if it is nobody's (endorsement key, owner, SRK).
+
+        May be repeated after a crash at any point; does nothing to a chip that has an owner.
+        """
         ...
 
     def seal(self, secret: Secret) -> bytes:

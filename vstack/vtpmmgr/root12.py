@@ -13,6 +13,7 @@ from typing import Final
 
 from hwtpm.client import entropy, identity, info, keys, owner, pcr, quote, seal, testing
 from hwtpm.client.identity import Credential
+from hwtpm.client.quote import Quote
 from hwtpm.client.rsa import public_part, rsa_parms
 from hwtpm.client.session import Tpm
 from hwtpm.errors import HwtpmError, StateError, TpmError
@@ -88,30 +89,18 @@ class Tpm12Root:
 
     def identity(self) -> ChipIdentity:
         testing.continue_self_test(self._tpm)
-        description = self._describe()
         if self._exclusive:
             self._flush_leftovers()
-        owned = bool(info.property_value(self._tpm, CapProperty.OWNER))
-        ek = self._read_ek(owned)
-        attached = self._tpm.attached
-        return ChipIdentity(
-            KIND,
-            attached.address,
-            description,
-            attached.real_hardware,
-            owned,
-            b"" if ek is None else ek.encode(),
-            "" if ek is None else hashlib.sha256(ek.encode()).hexdigest(),
-        )
+        return self._observe()
 
     def take(self) -> ChipIdentity:
-        chip = self.identity()
+        chip = self._observe()
         if chip.owned:
             return chip
         ek = PubKey.decode(chip.endorsement_key) if chip.name else owner.create_ek(self._tpm)
         owner.take_ownership(self._tpm, self._owner_auth, self._srk_auth, ek=ek)
         owner.disable_pubek_read(self._tpm, self._owner_auth)
-        return self.identity()
+        return self._observe()
 
     def seal(self, secret: Secret) -> bytes:
         return seal.seal(self._tpm, self._srk, secret).encode()
@@ -147,13 +136,12 @@ class Tpm12Root:
     ) -> Quoted:
         wanted = tuple(pcrs)
         try:
-            signed = quote.quote(self._tpm, self._load(key, auth), external_data, wanted)
+            signed = self._quote(key, auth, external_data, wanted)
         except TpmError as error:
             # Somebody flushed the key that was left loaded, or the chip has been restarted.
             if error.rc != Rc.INVALID_KEYHANDLE:
                 raise
-            self._resident = None
-            signed = quote.quote(self._tpm, self._load(key, auth), external_data, wanted)
+            signed = self._quote(key, auth, external_data, wanted)
         self._make_room()
         return Quoted(signed.signature, signed.pcrs)
 
@@ -170,6 +158,21 @@ class Tpm12Root:
         except HwtpmError as error:
             _LOG.warning("the identity key stays loaded: %s", error.message)
         self._tpm.close()
+
+    def _observe(self) -> ChipIdentity:
+        description = self._describe()
+        owned = bool(info.property_value(self._tpm, CapProperty.OWNER))
+        ek = self._read_ek(owned)
+        attached = self._tpm.attached
+        return ChipIdentity(
+            KIND,
+            attached.address,
+            description,
+            attached.real_hardware,
+            owned,
+            b"" if ek is None else ek.encode(),
+            "" if ek is None else hashlib.sha256(ek.encode()).hexdigest(),
+        )
 
     def _describe(self) -> str:
         """Vendor, versions and the timing that the chip asks for."""
@@ -218,6 +221,16 @@ class Tpm12Root:
         ref = keys.load(self._tpm, self._srk, Key.decode(key.wrapped), auth)
         self._resident = (key.wrapped, ref)
         return ref
+
+    def _quote(
+        self, key: IdentityKey, auth: Secret, external_data: bytes, pcrs: tuple[int, ...]
+    ) -> Quote:
+        try:
+            return quote.quote(self._tpm, self._load(key, auth), external_data, pcrs)
+        except TpmError:
+            # Whatever became of the key that was left loaded, it does not spoil the next quote.
+            self._unload()
+            raise
 
     def _make_room(self) -> None:
         """Unload the key if no slot is free for anybody else's."""

@@ -161,9 +161,9 @@ class StoreFile:
         """Make the file with its first records; after a crash it is there whole or not at all."""
         fresh = self.path.with_name(self.path.name + ".new")
         with self._explained("create"):
-            # The lock is ours, so a file of this name is what a crash left behind.
-            for stale in (fresh, fresh.with_name(fresh.name + "-journal")):
-                stale.unlink(missing_ok=True)
+            # The lock is ours, so files of these names are what a crash left behind.
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
             fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             os.close(fd)
             with contextlib.closing(sqlite3.connect(fresh, isolation_level=None)) as database:
@@ -215,7 +215,7 @@ class StoreFile:
         """Write and delete records in one transaction, which is on the disk when this returns.
 
         Raises:
-            StateError: it could not be written; then nothing of it has been.
+            StateError: it could not be written; what was there before still counts.
         """
         with self._explained("write"):
             database = self._connected()
@@ -247,12 +247,15 @@ class StoreFile:
             raise self._of_system(error, "lock") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(fd)
             raise Busy(
                 f"manager store {self.path} is in use by another manager",
                 hint="stop the other manager, or name another store",
             ) from error
+        except OSError as error:
+            os.close(fd)
+            raise self._of_system(error, "lock") from error
         return fd
 
     def _read_header(self) -> Header | None:
@@ -260,6 +263,10 @@ class StoreFile:
             try:
                 found = self.path.lstat()
             except FileNotFoundError:
+                log = self.path.with_name(self.path.name + "-wal")
+                if log.exists():
+                    # SQLite would replay it into whatever file takes that name.
+                    raise self.damaged(f"it is missing, but its log {log.name} is there") from None
                 return None
             if not stat.S_ISREG(found.st_mode):
                 raise self.damaged("it is a symbolic link or no file", "name the real file")
