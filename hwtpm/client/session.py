@@ -35,7 +35,6 @@ from hwtpm.wire import Struct
 __all__ = ["AuthSession", "Tpm"]
 
 _log: Final = logging.getLogger(__name__)
-_LIMIT: Final = 2  # authorisation sessions that a command can carry
 
 R = TypeVar("R", bound=Struct)
 
@@ -154,6 +153,8 @@ class Tpm:
             raise UsageError(
                 f"{command.name} takes {sorted(command.auths)} authorisations, got {len(sessions)}"
             )
+        reply = command.reply
+        assert reply is not None  # every row that has a request class has a reply class
         body = request.encode()
         digest = request_digest(command.ordinal, body[request.layout.head_size :])
         sent = tuple(session.sign(digest, last=last) for session in sessions)
@@ -169,13 +170,11 @@ class Tpm:
                 f" authorisations instead of {len(sent)}",
                 hint="somebody changes traffic between here and the TPM",
             )
-        if command.reply is None:
-            raise UsageError(f"{command.name} has no declared reply")
-        digest = response_digest(0, command.ordinal, frame.body[command.reply.layout.head_size :])
+        digest = response_digest(0, command.ordinal, frame.body[reply.layout.head_size :])
         for session, asked, answer in zip(sessions, sent, frame.auths, strict=True):
             state = verify_response(session.state, asked, answer, digest)
             session.proceed(asked, state, alive=answer.continue_session)
-        return cast("R", command.reply.decode(frame.body))
+        return cast("R", reply.decode(frame.body))
 
     def execute_with(self, request: Request[R], *secrets: Secret) -> R:
         """The reply to `request`, each authorisation by an OIAP session of its own.
