@@ -48,6 +48,9 @@ _STARTUP_EFFECTS: Final = 0x12F
 (Part 2 section 4.6)."""
 _DA_TIMEOUT: Final = 0x00000001  # TPM_DA_ACTION_TIMEOUT
 
+_STRUCT_VER: Final = Version(1, 1, 0, 0).encode()
+_VERSION_INFO: Final = version_info().encode()
+
 _PROTOCOLS: Final = {
     0x0001: "TPM_OIAP",
     0x0002: "TPM_OSAP",
@@ -174,12 +177,12 @@ def _select_size(call: Call, sub_cap: bytes) -> bytes:
 
 @_area(Capability.VERSION)
 def _version(call: Call, sub_cap: bytes) -> bytes:
-    return Version(1, 1, 0, 0).encode()
+    return _STRUCT_VER
 
 
 @_area(Capability.VERSION_VAL)
 def _version_value(call: Call, sub_cap: bytes) -> bytes:
-    return version_info().encode()
+    return _VERSION_INFO
 
 
 @_area(Capability.MFR)
