@@ -42,7 +42,18 @@ class Job:
 
 
 def run(app: App, program: str, arguments: Sequence[str]) -> int:
-    """Do what the arguments say; returns the exit code and raises nothing but SystemExit."""
+    """Do what the arguments say; returns the exit code, whatever goes wrong."""
+    try:
+        code = _run(app, program, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would complain again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    return code
+
+
+def _run(app: App, program: str, arguments: Sequence[str]) -> int:
     output = Output(program, f"{program}/1", _JSON_FLAG in arguments, sys.stdout, sys.stderr)
     origin = Origin()
     try:
@@ -53,11 +64,8 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
         with _logging(program, sys.stderr), _traffic(job.trace, sys.stderr):
             answer = job.work(origin)
         output.answer(answer, origin)
-        sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter would complain again when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.BROKEN_PIPE
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, HwtpmError | KeyboardInterrupt):
             traceback.print_exception(error, file=sys.stderr)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import TextIO, TypeAlias
+from uuid import UUID
 
 from hwtpm.cli.exitcodes import exit_code_of
 from hwtpm.errors import HwtpmError, TpmError
@@ -129,6 +130,8 @@ def to_json(value: object) -> Json:
             return value
         case bytes():
             return value.hex()
+        case UUID():
+            return str(value)
         case Mapping():
             return {str(key): to_json(item) for key, item in value.items()}
         case list() | tuple():

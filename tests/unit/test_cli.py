@@ -334,12 +334,11 @@ def test_interrupt_is_exit_130_and_lets_the_tpm_go(tmp_path: Path) -> None:
     assert json.loads(out)["error"]["kind"] == "interrupted"
 
 
-def test_reader_that_has_left_is_no_internal_error() -> None:
+@pytest.mark.parametrize("arguments", [["random", "4", "--on", FAKE], ["random", "--json"]])
+def test_reader_that_has_left_is_no_internal_error(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with subprocess.Popen(
-        [*COMMAND, "random", "4", "--on", FAKE], stdout=writer, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([*COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE) as process:
         os.close(writer)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 141
