@@ -141,6 +141,7 @@ class StoreFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._database: sqlite3.Connection | None = None
+        self._in_doubt = False
         self._lock = self._take_lock()
         try:
             self.header = self._read_header()
@@ -228,10 +229,14 @@ class StoreFile:
                         "DELETE FROM record WHERE kind = ? AND id = ?", (at.kind, at.id.bytes)
                     )
                 database.execute("COMMIT")
-            finally:
+            except sqlite3.Error:
                 # SQLite has rolled back by itself after some errors, such as a full disk.
                 if database.in_transaction:
                     database.execute("ROLLBACK")
+                self._in_doubt = True
+                with contextlib.suppress(sqlite3.Error):
+                    self._settle_doubt(database)
+                raise
 
     def damaged(self, what: str, hint: str = _WAY_OUT) -> StateError:
         """The error for something in this file that cannot be used."""
@@ -324,7 +329,15 @@ class StoreFile:
     def _connected(self) -> sqlite3.Connection:
         if self._database is None:
             raise UsageError(f"manager store {self.path} has been closed or was not created")
+        self._settle_doubt(self._database)
         return self._database
+
+    def _settle_doubt(self, database: sqlite3.Connection) -> None:
+        """After a failed commit: empty the log, in which it may lie complete, so that a crash would
+        bring back what was reported as failed. Until that works nothing is read or written."""
+        if self._in_doubt:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._in_doubt = False
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
