@@ -36,6 +36,7 @@ from hwtpm.tpm12.commands.counters import (
 )
 from hwtpm.tpm12.commands.cryptography import GetRandom
 from hwtpm.tpm12.commands.deprecated import DisablePubekRead
+from hwtpm.tpm12.commands.endorsement import CreateEndorsementKeyPair
 from hwtpm.tpm12.commands.integrity import PcrRead
 from hwtpm.tpm12.commands.management import ResetLockValue
 from hwtpm.tpm12.commands.optin import (
@@ -200,6 +201,36 @@ def test_ownership_needs_the_proof_of_the_new_secret(
     )
     assert rig.refusal(good, OWNER_AUTH) == Rc.INSTALL_DISABLED
     assert not unowned.owned
+
+
+def test_ownership_is_refused_as_by_libtpms(pair: Pair) -> None:
+    parms = template(KeyUsage.STORAGE).algorithm_parms
+    create = CreateEndorsementKeyPair(bytes(20), parms)
+    eks = [public_of(rig.run(create).pub_endorsement_key.pub_key) for rig in pair.rigs]
+    srk = template(KeyUsage.STORAGE)
+
+    def same(key: Key, auth: bytes = OWNER_AUTH, owner: bytes = OWNER_AUTH, **over: bytes) -> int:
+        codes = [
+            rig.refusal(
+                replace(
+                    TakeOwnership(PID_OWNER, ek.encrypt(owner, OAEP), ek.encrypt(owner, OAEP), key),
+                    **over,  # type: ignore[arg-type]
+                ),
+                auth,
+            )
+            for rig, ek in zip(pair.rigs, eks, strict=True)
+        ]
+        assert codes[0] == codes[1]
+        return codes[0]
+
+    assert same(srk, auth=b"w" * 20) == Rc.AUTHFAIL
+    for size in (0, 1, 256):
+        assert same(srk, enc_owner_auth=bytes(size)) == Rc.DECRYPT_ERROR
+        assert same(srk, enc_srk_auth=bytes(size)) == Rc.DECRYPT_ERROR
+    assert same(srk, owner=b"short") == Rc.BAD_KEY_PROPERTY
+    assert same(srk_parms(parms=b"\0")) == Rc.BAD_PARAM_SIZE
+    assert same(replace(srk, pcr_info=b"xx")) == Rc.INVALID_PCR_INFO
+    assert not pair.engine.owned
 
 
 def _area(index: int, attributes: int) -> NvArea:

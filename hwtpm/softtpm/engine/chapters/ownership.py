@@ -40,6 +40,7 @@ __all__ = ["clear_owner"]
 
 _PID_OWNER: Final = 0x0005
 _SRK_BITS: Final = 2048
+_AUTH_DATA_USAGES: Final = frozenset(int(usage) for usage in AuthDataUsage)
 
 
 def _decrypt_auth(call: Call, encrypted: bytes) -> bytes:
@@ -67,7 +68,7 @@ def _check_srk_params(call: Call, key: Key) -> None:
         or parms.exponent
     ):
         raise Refuse(Rc.BAD_KEY_PROPERTY)
-    if key.auth_data_usage not in (AuthDataUsage.NEVER, AuthDataUsage.ALWAYS):
+    if key.auth_data_usage not in _AUTH_DATA_USAGES:
         raise Refuse(Rc.BAD_PARAMETER)
     if call.tpm.permanent.flags.fips and key.auth_data_usage == AuthDataUsage.NEVER:
         raise Refuse(Rc.NOTFIPS)
