@@ -190,6 +190,24 @@ def test_an_older_copy_of_a_single_record_is_noticed(path: Path) -> None:
         pass
 
 
+def test_an_older_copy_that_appears_while_the_manager_runs_is_noticed(path: Path) -> None:
+    with opened(path) as store:
+        old = store._file.row(ALICE)
+        assert old is not None
+        store.put(ALICE, GROUP_KEY, b"newer")
+        store._file.commit([old])
+        with pytest.raises(StateError, match=str(ALICE.id)):
+            store.get(ALICE, GROUP_KEY)
+
+
+def test_commits_are_synchronous_and_logged_ahead(path: Path) -> None:
+    with opened(path) as store:
+        database = store._file._connected()
+        assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("PRAGMA locking_mode").fetchone() == ("exclusive",)
+
+
 def test_a_newer_format_is_refused(path: Path) -> None:
     edit(path, "UPDATE header SET format = 2")
     with pytest.raises(StateError, match="format 2"):
