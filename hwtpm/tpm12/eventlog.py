@@ -16,7 +16,7 @@ from enum import IntEnum
 from hwtpm.errors import ProtocolError
 from hwtpm.tpm12.const import DIGEST_SIZE, NUM_PCRS
 
-__all__ = ["Event", "EventType", "parse", "replay"]
+__all__ = ["Event", "EventType", "parse", "replay", "trim"]
 
 _HEADER = struct.Struct("<II20sI")
 _FILLERS = (b"\0" * _HEADER.size, b"\xff" * _HEADER.size)
@@ -123,6 +123,11 @@ def parse(log: bytes) -> list[Event]:
         events.append(Event(pcr, kind, digest, bytes(log[start : start + size])))
         offset = start + size
     return events
+
+
+def trim(log: bytes) -> bytes:
+    """A log area without the unused rest behind its last event; errors as `parse`."""
+    return log[: sum(_HEADER.size + len(event.data) for event in parse(log))]
 
 
 def replay(events: Iterable[Event]) -> dict[int, bytes]:

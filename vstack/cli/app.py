@@ -158,11 +158,12 @@ def verify(
         from vstack.evidence import verify as check
 
         del origin
+        key, nonce = _key(chip_aik), _hex(challenge, "challenge")
         try:
             data = evidence.read_bytes()
         except OSError as error:
             raise AccessDenied(f"cannot read {evidence}: {error.strerror}") from error
-        verdict = check(Evidence.from_json(data), _hex(challenge, "challenge"), _key(chip_aik))
+        verdict = check(Evidence.from_json(data), nonce, key)
         return Answer(verdict, ("the evidence holds:", *verdict.findings))
 
     return Job("vstack.verdict/1", work, as_json=json)

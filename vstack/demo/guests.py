@@ -17,7 +17,7 @@ from hwtpm.tis import TisTransport
 from hwtpm.tis_lpc_sim import ExecutorTpm, LpcPort, LpcWindow, SimulatedChip
 from hwtpm.tpm12.commands.startup import Startup
 from hwtpm.tpm12.const import StartupType
-from hwtpm.tpm12.eventlog import EventType
+from hwtpm.tpm12.eventlog import EventType, trim
 from hwtpm.transport.base import Attached
 from hwtpm.transport.deadlines import Deadlines
 from vstack.qemu_tis.bootsector import boot_sector
@@ -53,7 +53,8 @@ def _boot_qemu(run_directory: Path) -> Iterator[Booted]:
     with QemuGuest(run_directory / "qemu.sock") as guest:
         guest.wait_for_text()
         yield Booted(
-            "an unmodified QEMU with SeaBIOS, booting a boot sector of ours", guest.event_log()
+            "an unmodified QEMU with SeaBIOS, booting a boot sector of ours",
+            trim(guest.event_log()),
         )
         guest.quit()
 

@@ -194,6 +194,7 @@ class _Demo:
         self._step("verifying the whole chain offline, with public keys only")
         kept = self._directory / "evidence.json"
         kept.write_bytes(evidence.to_json())
+        (self._directory / "chip-aik.hex").write_text(chip_aik.encode().hex())
         challenge = bytes.fromhex(evidence.challenge)
         verdict = verify(Evidence.from_json(kept.read_bytes()), challenge, chip_aik)
         for finding in verdict.findings:
@@ -239,6 +240,7 @@ class _Demo:
             lambda: daemon.start(moved, "sim:", lambda _: None),
         )
         moved.store.unlink()
+        moved.config.unlink()
         for extra in moved.state.glob("manager.db-*"):
             extra.unlink()
         vtpms = _digest(moved.state / "vtpms")

@@ -61,7 +61,7 @@ class Layout:
             raise UsageError(
                 f"{self.run} is too long for Unix sockets", hint="choose a shorter --run"
             )
-        for directory in (self.state, self.state / "vtpms", self.run, self.log):
+        for directory in (self.state, self.state / "vtpms", self.run, self.run / "vtpms", self.log):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 status = directory.stat()

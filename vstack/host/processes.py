@@ -36,9 +36,9 @@ def prepare() -> None:
     import hwtpm.softtpm.engine  # noqa: F401
 
 
-def manager(channel: socket.socket, chip: str, store: Path) -> None:
+def manager(channel: socket.socket, chip: str, store: Path, create: bool) -> None:
     """The vTPM manager."""
-    manager_server.run(channel, chip, store)
+    manager_server.run(channel, chip, store, create=create)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Supervisor:
             processes.prepare()
             gc.collect()
             gc.freeze()  # what is loaded now stays shared with the children
-            self._start_manager()
+            self._start_manager(create=known is None)
             if known is None or known.chip != self._chip:
                 self._layout.write_stack(StackConfig(self._chip))
             for name in self._layout.vtpm_names():
@@ -161,20 +161,20 @@ class Supervisor:
 
     # --- manager -------------------------------------------------------------------------------
 
-    def _start_manager(self) -> None:
+    def _start_manager(self, *, create: bool = False) -> None:
         address = self._layout.chip_address(self._chip)
         self._progress(f"starting the vTPM manager on chip {address}")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._manager = spawn(
             "vtpmmgr",
-            partial(processes.manager, theirs, address, self._layout.store),
+            partial(processes.manager, theirs, address, self._layout.store, create),
             [theirs.fileno()],
             self._layout.log / "manager.log",
         )
         theirs.close()
         self._manager_client = Client(ours, "the vTPM manager", _START_TIMEOUT_S)
-        status = self._manager_client.call("status")
         self._loop.watch(self._manager.pidfd, self._manager_ended)
+        status = self._manager_client.call("status")
         self._progress(f"manager {status.get('manager')} is ready")
 
     def _manager_ended(self) -> None:
@@ -195,6 +195,10 @@ class Supervisor:
                 self._attach(vtpm)
         except HwtpmError as error:
             _LOG.error("the manager does not start: %s", error)
+            return
+        for vtpm in self._vtpms.values():
+            if vtpm.child is not None and vtpm.problem is not None:
+                self._greet(vtpm)
 
     def _ask_manager(self, op: str, params: Json | None = None, fds: tuple[int, ...] = ()) -> Json:
         if self._manager_client is None or self._manager is None:
@@ -205,7 +209,7 @@ class Supervisor:
 
     def _begin(self, name: str, config: VtpmConfig) -> _Vtpm:
         run = self._layout.vtpm_run(name)
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        run.mkdir(mode=0o700, exist_ok=True)
         vtpm = _Vtpm(
             name,
             config,
@@ -216,9 +220,13 @@ class Supervisor:
         )
         self._vtpms[name] = vtpm
         self._progress(f"starting vTPM {name} ({config.uuid})")
-        self._attach(vtpm)
-        self._run_vtpm(vtpm)
         self._loop.watch(vtpm.qemu, partial(self._start_face, vtpm))
+        try:
+            self._attach(vtpm)
+            self._run_vtpm(vtpm)
+        except HwtpmError:
+            self._restart_later(vtpm)
+            raise
         return vtpm
 
     def _attach(self, vtpm: _Vtpm) -> None:
@@ -242,6 +250,10 @@ class Supervisor:
         log = self._layout.log / f"vtpm-{vtpm.name}.log"
         vtpm.child = spawn(f"vtpm:{vtpm.name}", partial(processes.vtpm, task), keep, log)
         self._loop.watch(vtpm.child.pidfd, partial(self._vtpm_ended, vtpm))
+        self._greet(vtpm)
+
+    def _greet(self, vtpm: _Vtpm) -> None:
+        """Wait until a vTPM that was started answers, or cannot any more."""
         try:
             self._ask_vtpm(vtpm, "status")
             vtpm.problem = None
@@ -260,7 +272,9 @@ class Supervisor:
         timeout_s: float = _START_TIMEOUT_S,
     ) -> Json:
         path = self._layout.vtpm_run(vtpm.name) / "host.sock"
-        with Client.connect(path, f"vTPM {vtpm.name}", timeout_s) as client:
+        # The socket stays when the vTPM dies, and without a manager a vTPM does not go on.
+        needed = [child.pidfd for child in (vtpm.child, self._manager) if child is not None]
+        with Client.connect(path, f"vTPM {vtpm.name}", timeout_s, needed) as client:
             return client.call(op, params)
 
     def _vtpm_ended(self, vtpm: _Vtpm) -> None:
@@ -271,8 +285,11 @@ class Supervisor:
         if isinstance(vtpm.problem, StateError):
             _LOG.error("vTPM %s stays down: %s", vtpm.name, vtpm.problem)
             return
-        vtpm.restarts += 1
         _LOG.error("vTPM %s ended with %d; starting it again", vtpm.name, code)
+        self._restart_later(vtpm)
+
+    def _restart_later(self, vtpm: _Vtpm) -> None:
+        vtpm.restarts += 1
         self._loop.after(_delay(vtpm.restarts), partial(self._restart_vtpm, vtpm))
 
     def _restart_vtpm(self, vtpm: _Vtpm) -> None:
@@ -280,8 +297,11 @@ class Supervisor:
             return
         with FrontEnd(vtpm.ring.fds) as left_over:
             left_over.reset()
-        with contextlib.suppress(HwtpmError):
+        try:
             self._run_vtpm(vtpm)
+        except HwtpmError as error:
+            _LOG.error("vTPM %s cannot be started now: %s", vtpm.name, error)
+            self._restart_later(vtpm)
 
     def _start_face(self, vtpm: _Vtpm) -> None:
         """A QEMU has connected: give it a process of its own."""

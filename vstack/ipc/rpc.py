@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from hwtpm.errors import (
     TpmError,
     UsageError,
 )
+from hwtpm.tpm12.rc import Rc
 from vstack.ipc.loop import Loop
 
 __all__ = [
@@ -92,7 +94,7 @@ def error_from_json(data: Json) -> HwtpmError:
     if kind == TpmError.kind:
         return TpmError(
             message,
-            rc=int(str(data.get("rc", 9))),
+            rc=rc if isinstance(rc := data.get("rc"), int) else Rc.FAIL,
             name=str(data.get("name", "")),
             meaning=str(data.get("meaning", "")),
             command=str(data.get("command", "")),
@@ -116,16 +118,36 @@ def listen(path: Path, kind: socket.SocketKind = socket.SOCK_SEQPACKET) -> socke
 
 
 class Client:
-    """The calling side."""
+    """The calling side.
 
-    def __init__(self, channel: socket.socket, name: str, timeout_s: float = 60.0) -> None:
+    Args:
+        channel: connected to the server.
+        name: says in errors who that is.
+        timeout_s: how long a call may take.
+        needed: pidfds of processes without which no answer comes; a listening socket may outlive
+            the process behind it.
+    """
+
+    def __init__(
+        self,
+        channel: socket.socket,
+        name: str,
+        timeout_s: float = 60.0,
+        needed: Iterable[int] = (),
+    ) -> None:
         self._channel = channel
         self._name = name
+        self._timeout_s = timeout_s
+        self._answer_or_end = select.poll()
+        for fd in (channel.fileno(), *needed):
+            self._answer_or_end.register(fd, select.POLLIN)
         channel.settimeout(timeout_s)
 
     @classmethod
-    def connect(cls, path: Path, name: str, timeout_s: float = 60.0) -> Client:
-        """Connect to the server at `path`; `name` says in errors who that is.
+    def connect(
+        cls, path: Path, name: str, timeout_s: float = 60.0, needed: Iterable[int] = ()
+    ) -> Client:
+        """Connect to the server at `path`; see the class for the rest.
 
         Raises:
             DeviceNotFound: nobody listens there.
@@ -145,7 +167,7 @@ class Client:
             raise AccessDenied(
                 f"{path}: {error.strerror}", hint="run as the user who started the stack"
             ) from error
-        return cls(channel, name, timeout_s)
+        return cls(channel, name, timeout_s, needed)
 
     def fileno(self) -> int:
         """The connection; it hangs up when the server's process ends."""
@@ -169,17 +191,40 @@ class Client:
         packet = msgspec.json.encode({"op": op, **(params or {})})
         if len(packet) > MAX_PACKET:
             raise UsageError(f"a call of {len(packet)} bytes to {self._name} is too long")
-        received: list[int] = []
+        answer, received = self._exchange(op, packet, fds)
+        try:
+            return self._result(op, answer), received
+        except BaseException:
+            for fd in received:
+                os.close(fd)
+            raise
+
+    def _exchange(self, op: str, packet: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
         try:
             socket.send_fds(self._channel, [packet], list(fds))
-            answer, received, _, _ = socket.recv_fds(self._channel, MAX_PACKET, _MAX_FDS)
+            ready = self._answer_or_end.poll(self._timeout_s * 1000)
+            if not ready:
+                raise TimeoutError
+            if self._channel.fileno() not in dict(ready):
+                raise ProtocolError(
+                    f"{self._name} cannot answer {op!r}: it, or what it needs, has ended",
+                    hint="look at its log in the run directory",
+                )
+            answer, received, _, _ = socket.recv_fds(
+                self._channel, MAX_PACKET, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
         except TimeoutError as error:
+            # An answer that comes later would be taken for the next call's.
+            self.close()
             raise Timeout(
-                f"{self._name} did not answer {op!r} in {self._channel.gettimeout()} s",
+                f"{self._name} did not answer {op!r} in {self._timeout_s} s",
                 hint="look at its log in the run directory",
             ) from error
         except OSError as error:
             raise ProtocolError(f"{self._name} hung up during {op!r}: {error}") from error
+        return answer, received
+
+    def _result(self, op: str, answer: bytes) -> Json:
         if not answer:
             raise ProtocolError(
                 f"{self._name} ended during {op!r}", hint="look at its log in the run directory"
@@ -192,7 +237,7 @@ class Client:
             problem = reply.get("error")
             raise error_from_json(problem if isinstance(problem, dict) else {})
         result = reply.get("result")
-        return (result if isinstance(result, dict) else {}), received
+        return result if isinstance(result, dict) else {}
 
     def close(self) -> None:
         """Hang up."""
@@ -232,7 +277,7 @@ class Server:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        with contextlib.suppress(OSError):  # the caller is gone, or there are too many
             self.adopt(self._listener.accept()[0])
 
     def adopt(self, channel: socket.socket) -> None:
@@ -244,7 +289,9 @@ class Server:
 
     def _serve(self, peer: Peer) -> None:
         try:
-            packet, fds, flags, _ = socket.recv_fds(peer.channel, MAX_PACKET, _MAX_FDS)
+            packet, fds, flags, _ = socket.recv_fds(
+                peer.channel, MAX_PACKET, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return
         except OSError:

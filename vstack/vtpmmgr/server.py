@@ -25,7 +25,7 @@ __all__ = ["run"]
 _LOG: Final = logging.getLogger(__name__)
 
 
-def run(channel: socket.socket, chip: str, store: Path) -> None:
+def run(channel: socket.socket, chip: str, store: Path, *, create: bool) -> None:
     """Serve until `stop` is called or the supervisor hangs up.
 
     If the manager cannot start, each call is answered with the reason.
@@ -34,12 +34,15 @@ def run(channel: socket.socket, chip: str, store: Path) -> None:
         channel: connected SOCK_SEQPACKET socket to the supervisor.
         chip: address of the chip.
         store: the manager's store.
+        create: make a new manager if there is no store.
     """
     loop = Loop()
     try:
         transport = open_transport(chip)
         try:
-            server = _ManagerServer(loop, Manager.open(Tpm12Root(Tpm(transport)), store))
+            server = _ManagerServer(
+                loop, Manager.open(Tpm12Root(Tpm(transport)), store, create=create)
+            )
             Server(loop, server.call).adopt(channel)
             loop.run()
             server.close()

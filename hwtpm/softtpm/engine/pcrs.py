@@ -11,7 +11,7 @@ from typing import Final
 from hwtpm.softtpm.engine.state import ONES_DIGEST, ZERO_DIGEST
 from hwtpm.tpm12.const import NUM_PCRS
 
-__all__ = ["HASH_START_PCRS", "PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
+__all__ = ["DYNAMIC_PCRS", "HASH_START_PCRS", "PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ HASH_START_PCRS: Final = frozenset(
 """The PCRs that TPM_HASH_START sets to zero (PC Client TIS 1.2 section 11.2.4)."""
 
 
+DYNAMIC_PCRS: Final = range(17, 23)
+"""The PCRs of a measured launch; all ones in them say that there was none."""
+
+
 def initial_pcrs() -> tuple[bytes, ...]:
-    """PCR values after TPM_Startup(ST_CLEAR): the dynamic PCRs 17 to 22 start with all ones."""
-    return tuple(ONES_DIGEST if 17 <= i <= 22 else ZERO_DIGEST for i in range(NUM_PCRS))
+    """PCR values after TPM_Startup(ST_CLEAR): the dynamic PCRs start with all ones."""
+    return tuple(ONES_DIGEST if i in DYNAMIC_PCRS else ZERO_DIGEST for i in range(NUM_PCRS))

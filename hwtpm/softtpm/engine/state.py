@@ -237,7 +237,10 @@ def decode_permanent(blob: bytes) -> Permanent:
 
 @dataclass(frozen=True, slots=True)
 class Stclear:
-    """What TPM_Startup(ST_CLEAR) resets: STCLEAR flags and data, and the PCRs."""
+    """What TPM_Startup(ST_CLEAR) resets: STCLEAR flags and data, and the PCRs.
+
+    `tos_present` is TPM_STANY_FLAGS.TOSPresent: TPM_HASH_START has been seen since power-on.
+    """
 
     flags: StclearFlags
     pcrs: tuple[bytes, ...]
@@ -245,6 +248,7 @@ class Stclear:
     owner_reference: int = KeyHandleValue.OWNER
     read_locked: frozenset[int] = frozenset()  # NV indices with bReadSTClear
     write_locked: frozenset[int] = frozenset()  # NV indices with bWriteSTClear
+    tos_present: bool = False
 
     def with_pcr(self, index: int, value: bytes) -> Stclear:
         """The state with one PCR changed."""

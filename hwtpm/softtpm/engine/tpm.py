@@ -455,7 +455,8 @@ class Engine:
             ZERO_DIGEST if index in HASH_START_PCRS else value
             for index, value in enumerate(self.stclear.pcrs)
         )
-        self._replace_state(self._with_established(True), replace(self.stclear, pcrs=pcrs))
+        launched = replace(self.stclear, pcrs=pcrs, tos_present=True)
+        self._replace_state(self._with_established(True), launched)
         self._measurement = hashlib.sha1()
 
     def hash_data(self, data: bytes) -> None:

@@ -6,10 +6,10 @@ import hashlib
 
 from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey
-from hwtpm.softtpm.engine.pcrs import PCR_ATTRIBUTES
+from hwtpm.softtpm.engine.pcrs import DYNAMIC_PCRS, PCR_ATTRIBUTES
 from hwtpm.softtpm.engine.release import check_release, composite_of
 from hwtpm.softtpm.engine.rsa import sign_digest
-from hwtpm.softtpm.engine.state import ZERO_DIGEST
+from hwtpm.softtpm.engine.state import ONES_DIGEST, ZERO_DIGEST
 from hwtpm.softtpm.engine.version import version_info
 from hwtpm.tpm12.commands.integrity import (
     Extend,
@@ -66,8 +66,8 @@ def pcr_read(call: Call, request: PcrRead) -> PcrReadReply:
 
 @serves(PcrReset)
 def pcr_reset(call: Call, request: PcrReset) -> NoReply:
-    """16.4. All selected PCRs or none; a dynamic PCR goes to all ones unless its own locality
-    resets it."""
+    """16.4. All selected PCRs or none. The dynamic PCRs go to zero only in a measured launch, and
+    else to all ones (PC Client TIS; the pseudo code in 16.4)."""
     indices = request.pcr_selection.indices
     if not indices or indices[-1] >= NUM_PCRS:
         raise Refuse(Rc.INVALID_PCR_INFO)
@@ -78,7 +78,8 @@ def pcr_reset(call: Call, request: PcrReset) -> NoReply:
             raise Refuse(Rc.NOTLOCAL)
     stclear = call.tpm.volatile
     for index in indices:
-        stclear = stclear.with_pcr(index, ZERO_DIGEST)
+        zero = stclear.tos_present or index not in DYNAMIC_PCRS
+        stclear = stclear.with_pcr(index, ZERO_DIGEST if zero else ONES_DIGEST)
     call.tpm.stclear = stclear
     return NoReply()
 

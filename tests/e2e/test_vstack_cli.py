@@ -1,0 +1,133 @@
+"""The programs as a user meets them: life of a stack, its vTPMs, errors and exit codes."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from e2e_stack import Stack
+
+from hwtpm.client import pcr
+from hwtpm.client.session import Tpm
+from hwtpm.transport.address import open_transport
+
+
+def test_a_stack_lives_through_up_create_list_show_status_down(stack: Stack) -> None:
+    up = stack.json("vstack", "up", "--chip", "sim:")
+    assert up["manager"]["chip"]["real_hardware"] is False
+    created = stack.json("vstack", "vtpm", "create", "web-1")
+    assert created["running"] is True
+    listed = stack.json("vstack", "vtpm", "list")["vtpms"]
+    assert [one["name"] for one in listed] == ["web-1"]
+    shown = stack.json("vstack", "vtpm", "show", "web-1")
+    assert shown["uuid"] == created["uuid"]
+    status = stack.json("vstack", "status")
+    assert status["manager"]["manager"] == up["manager"]["manager"]
+    assert status["manager"]["vtpms"] == 1
+    assert stack.json("vstack", "down") == {"stopped": True}
+    assert stack.processes() == []
+
+
+def test_text_says_what_it_runs_on_and_that_it_is_no_real_hardware(stack: Stack) -> None:
+    done = stack.run("vstack", "up", "--chip", "sim:")
+    assert "not real hardware" in done.stdout
+    assert "sim:" in done.stdout
+    assert "starting the vTPM manager" in done.stderr
+
+
+def test_a_vtpm_answers_hwtpm_on_its_raw_socket(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    address = stack.json("vstack", "vtpm", "create", "a")["tpm"]
+    values = stack.json("hwtpm", "pcr", "--on", address)["pcrs"]
+    assert len(values) == 24
+    assert stack.run("hwtpm", "selftest", "--on", address).returncode == 0
+    assert len(stack.run("hwtpm", "random", "16", "--on", address).stdout) > 32
+
+
+def test_two_vtpms_have_separate_pcrs_and_endorsement_keys(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    first = stack.json("vstack", "vtpm", "create", "a")
+    second = stack.json("vstack", "vtpm", "create", "b", "--engine", "libtpms")
+    assert first["ek"] != second["ek"]
+    with Tpm(open_transport(first["tpm"])) as a, Tpm(open_transport(second["tpm"])) as b:
+        pcr.extend(a, 10, b"\x01" * 20)
+        assert pcr.read(b, 10) == bytes(20)
+        assert pcr.read(a, 10) != bytes(20)
+
+
+def test_a_restart_keeps_vtpms_and_their_endorsement_keys(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    before = stack.json("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "down")
+    stack.run("vstack", "up")
+    after = stack.json("vstack", "vtpm", "show", "a")
+    assert (after["uuid"], after["ek"]) == (before["uuid"], before["ek"])
+
+
+def test_everything_on_disk_and_every_socket_is_for_its_owner_only(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    for path in stack.root.rglob("*"):
+        assert path.lstat().st_mode & (stat.S_IRWXG | stat.S_IRWXO) == 0, path
+
+
+def test_no_key_of_the_manager_stands_in_clear_beside_its_store(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    copies = list((stack.root / "state" / "vtpms" / "a").glob("state.*"))
+    assert copies
+    ek_prime_marker = b"HWTPM12"  # the engine's permanent blob, which holds the vTPM's keys
+    for path in [*copies, stack.root / "state" / "manager.db"]:
+        assert ek_prime_marker not in path.read_bytes(), path
+
+
+def test_commands_without_a_stack_say_how_to_start_it(stack: Stack) -> None:
+    code, error = stack.error("vstack", "status")
+    assert code == 3
+    assert "vstack up" in error["hint"]
+
+
+def test_up_without_a_chip_does_not_choose_one(stack: Stack) -> None:
+    code, error = stack.error("vstack", "up")
+    assert code == 2
+    assert "chip" in error["message"]
+    assert stack.processes() == []
+
+
+def test_a_second_stack_on_the_same_state_is_busy(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    code, error = stack.error("vstack", "up")
+    assert (code, error["kind"]) == (12, "busy")
+    assert stack.json("vstack", "status")["vtpms"] == []
+
+
+def test_names_and_engines_that_do_not_exist_are_usage_errors(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    assert stack.error("vstack", "vtpm", "create", "../a")[0] == 2
+    assert stack.error("vstack", "vtpm", "create", "a", "--engine", "nosuch")[0] == 2
+    assert stack.error("vstack", "vtpm", "show", "a")[0] == 3
+    stack.run("vstack", "vtpm", "create", "a")
+    assert stack.error("vstack", "vtpm", "create", "a")[0] == 2
+
+
+def test_a_chip_that_cannot_be_opened_leaves_nothing_running(stack: Stack) -> None:
+    code, _ = stack.error("vstack", "up", "--chip", "dev:/dev/nosuchtpm")
+    assert code == 3
+    assert stack.processes() == []
+
+
+def test_another_chip_is_refused_and_nothing_is_changed(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "down")
+    state = stack.root / "state"
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+
+    before = contents()
+    code, error = stack.error("vstack", "up", "--chip", f"sim:{stack.root / 'other'}")
+    assert (code, error["kind"]) == (13, "state")
+    assert "another chip" in error["message"]
+    assert contents() == before
+    assert stack.json("vstack", "up")["vtpms"][0]["running"] is True
