@@ -53,10 +53,12 @@ class WireError(ProtocolError):
         self.path = path
         self.at = at
         self.fault = fault
+        self.detail = detail
 
     def within(self, path: str) -> WireError:
         """The same error seen from the structure that holds this field."""
-        return WireError(f"{path}.{self.path}" if self.path else path, self.at, self.fault)
+        inner = f"{path}.{self.path}" if self.path else path
+        return WireError(inner, self.at, self.fault, self.detail)
 
 
 class Codec(Protocol):

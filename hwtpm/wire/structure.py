@@ -10,7 +10,7 @@ class PcrInfoShort(Struct):
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
 from hwtpm.wire.codec import Codec, Fault, Handle, Nested, WireError
@@ -80,6 +80,15 @@ class Layout:
             except WireError as error:
                 raise error.within(f"{self.spec_name}.{name}") from None
 
+    def make_initialiser(self, cls: type[Struct]) -> Callable[..., None]:
+        """An `__init__` for the class whose layout this is; sets slots past `__setattr__`."""
+        names = list(self.codecs)
+        body = [f"    _set_{name}(self, {name})" for name in names] or ["    pass"]
+        scope: dict[str, Any] = {f"_set_{name}": cls.__dict__[name].__set__ for name in names}
+        source = "\n".join([f"def __init__({', '.join(['self', *names])}):", *body])
+        exec(source, scope)  # noqa: S102 - the names are those of declared fields
+        return cast("Callable[..., None]", scope["__init__"])
+
     @property
     def head_size(self) -> int:
         """Bytes that the leading handles take."""
@@ -87,10 +96,43 @@ class Layout:
 
 
 class Struct:
-    """Base of all structures: immutable, compared by value, encodes and decodes itself."""
+    """Base of all structures: immutable, compared by value, encodes and decodes itself.
+
+    Structures are dataclasses (`dataclasses.replace` and `fields` work), but what a dataclass would
+    generate for each of the more than a hundred classes at import is here once; a class gets its
+    initialiser when its first instance is made.
+    """
 
     __slots__ = ()
     layout: ClassVar[Layout]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        cls.__init__ = cls.layout.make_initialiser(cls)  # type: ignore[method-assign]
+        cls.__init__(self, *args, **kwargs)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.layout.codecs)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(getattr(self, name) for name in self.layout.codecs)))
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}=<{len(getattr(self, name))} bytes>"
+            if getattr(codec, "secret", False)
+            else f"{name}={getattr(self, name)!r}"
+            for name, codec in self.layout.codecs.items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def encode(self) -> bytes:
         """The structure's bytes; WireError if a value does not fit its declaration."""
@@ -121,7 +163,7 @@ def structure(spec_name: str, *, ref: str, head: bytes = b"") -> Callable[[type[
     """
 
     def declare(cls: type[S]) -> type[S]:
-        made = dataclass(frozen=True, slots=True)(cls)
+        made = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
         made.layout = Layout(made, spec_name, ref, head)
         return made
 
