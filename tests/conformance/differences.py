@@ -36,4 +36,18 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "PC Client TIS 1.2 11.2.4 resets at locality 4 what locality 4 may reset, 17 to 20;"
         " libtpms resets 21 and 22 as well",
     ),
+    "startup after an unknown startup type": _libtpms(
+        0x26, "3.2 does not say that a refused TPM_Startup counts; in libtpms it does"
+    ),
+    "handles of an unknown type": _libtpms(
+        0x03, "7.1 action 2 has no code for TPM_CAP_HANDLE; for the other areas it is BAD_MODE"
+    ),
+    "startup in failure mode": _libtpms(
+        0x26, "libtpms takes the failed TPM_Startup for the one that is allowed"
+    ),
+    "presence by command as delivered": Difference(
+        {"engine": 0x00},
+        "Part 2 7.1: physicalPresenceCMDEnable defaults to FALSE; our engine, which has no pin, is"
+        " delivered with TRUE",
+    ),
 }

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from conformance_rig import NO_HANDLE, ONES, OWNER, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
+from conformance_rig import NO_HANDLE, ONES, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
 
-from hwtpm.client import owner, pcr, quote
+from hwtpm.client import pcr, quote
 from hwtpm.client.keys import KeyRef, get_pub
 from hwtpm.client.rsa import to_public_key
 from hwtpm.tpm12.commands.integrity import Extend, PcrRead, PcrReset, Quote, Quote2
@@ -162,7 +162,6 @@ def test_quotes_need_a_signing_key(owned: Device, command: type[Quote] | type[Qu
     assert owned.refusal(request(signer.handle)) == Rc.AUTHFAIL
     assert owned.refusal(request(signer.handle), WRONG) == Rc.AUTHFAIL
     assert owned.refusal(request(signer.handle), USAGE) == Rc.SUCCESS
-    owner.reset_lock(owned.client, OWNER)
 
 
 def test_a_key_without_authorisation_quotes_with_and_without_a_session(owned: Device) -> None:
