@@ -4,7 +4,7 @@ CHIP ?= sim:
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test lint docs bench clean setup
 
 setup: $(READY)
 
@@ -22,6 +22,9 @@ lint: setup
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: setup
+	@$(BIN)/python docs/build.py
 
 bench: setup
 	@$(BIN)/python -m benchmarks

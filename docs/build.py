@@ -1,0 +1,108 @@
+"""Writes docs/reference/*.md from the tables that the code runs on; `make docs` runs it.
+
+tests/unit/test_docs.py fails when a table has changed and this has not been run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hwtpm.tis.registers import REGISTERS
+from hwtpm.tpm12.commands import TABLE
+from hwtpm.tpm12.rc import Rc, describe
+from hwtpm.tpm12.table import Command, Rule
+from hwtpm.wire import Handle, Struct
+
+HEAD = "<!-- Written by docs/build.py; do not edit. -->\n"
+
+
+def references() -> dict[str, str]:
+    """File name under docs/reference to its text."""
+    return {
+        "tpm12-commands.md": "\n".join(_commands()),
+        "tpm12-return-codes.md": "\n".join(_return_codes()),
+        "tis-registers.md": "\n".join(_registers()),
+    }
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _commands() -> Iterator[str]:
+    yield f"{HEAD}\n# TPM 1.2 commands (revision 116)\n"
+    yield "From Part 2 section 17 (the normative table) and Part 3. Handles, in italics, lead the"
+    yield "parameters and stay out of the authorisation digests. A dash: no body is declared yet.\n"
+    yield _row("ordinal", "command", "section", "duration", "sessions", "rules", "request", "reply")
+    yield _row(*["---"] * 8)
+    for row in TABLE:
+        yield _row(
+            f"{row.ordinal:#04x}",
+            row.name,
+            row.section,
+            row.duration.value,
+            ", ".join(str(count) for count in sorted(row.auths)),
+            _rules(row),
+            _fields(row.request),
+            _fields(row.reply),
+        )
+    yield ""
+
+
+def _rules(row: Command) -> str:
+    names = [rule.name or "" for rule in Rule if rule in row.rules]
+    return ", ".join(name.lower().replace("_", " ") for name in names) or "none"
+
+
+def _fields(body: type[Struct] | None) -> str:
+    if body is None:
+        return "-"
+    shown = [
+        f"*{name}*" if isinstance(codec, Handle) else name
+        for name, codec in body.layout.codecs.items()
+    ]
+    return ", ".join(shown) or "nothing"
+
+
+def _return_codes() -> Iterator[str]:
+    yield f"{HEAD}\n# TPM 1.2 return codes\n"
+    yield "Part 2 section 16. Codes from 0x800 on are not fatal: sessions stay open and the command"
+    yield "may be sent again.\n"
+    yield _row("code", "name", "meaning", "what to do")
+    yield _row(*["---"] * 4)
+    for code in Rc:
+        name, meaning, hint = describe(code)
+        yield _row(f"{int(code):#x}", name, meaning, hint)
+    yield ""
+
+
+def _registers() -> Iterator[str]:
+    yield f"{HEAD}\n# TIS registers\n"
+    yield "Offsets within the 4096-byte page of a locality; pages start at 0xFED40000 on LPC and at"
+    yield "0xD40000 on SPI.\n"
+    yield _row("offset", "register", "bits", "rights", "meaning", "fields")
+    yield _row(*["---"] * 6)
+    for register in REGISTERS:
+        fields = ", ".join(f"{bits.name} `{int(bits):#x}`" for bits in register.fields)
+        yield _row(
+            f"{register.offset:#05x}",
+            register.name,
+            f"{8 * register.size}",
+            register.rights,
+            register.meaning,
+            fields,
+        )
+    yield ""
+
+
+def main() -> None:
+    """Write all references."""
+    directory = Path(__file__).parent / "reference"
+    directory.mkdir(exist_ok=True)
+    for name, text in references().items():
+        (directory / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
