@@ -11,6 +11,7 @@ __all__ = [
     "AccessDenied",
     "BusError",
     "Busy",
+    "Cancelled",
     "DeviceNotFound",
     "HwtpmError",
     "ProtocolError",
@@ -37,6 +38,10 @@ class HwtpmError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  next: {self.hint}" if self.hint else self.message
+
+    def describe(self) -> dict[str, str | int]:
+        """The error as plain values, for JSON and for other processes."""
+        return {"kind": self.kind, "message": self.message, "hint": self.hint}
 
 
 class UsageError(HwtpmError):
@@ -94,6 +99,17 @@ class TpmError(HwtpmError):
         self.name = name
         self.meaning = meaning
         self.command = command
+
+    def describe(self) -> dict[str, str | int]:
+        details = {"name": self.name, "meaning": self.meaning, "command": self.command}
+        return super().describe() | {"rc": self.rc} | details
+
+
+class Cancelled(HwtpmError):
+    """The caller cancelled the command; the chip is ready for the next one."""
+
+    kind = "cancelled"
+    exit_code = 14
 
 
 class VerificationError(HwtpmError):

@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     REFUSED = 11, "a policy forbids it, or a needed consent is missing"
     BUSY = 12, "somebody else uses the device; later it may work"
     STATE = 13, "a stored state cannot be used; nothing was overwritten"
+    CANCELLED = 14, "the command was cancelled"
     INTERRUPTED = 130, "interrupted from the keyboard"
     BROKEN_PIPE = 141, "whoever read our output has gone"
 

@@ -14,7 +14,7 @@ from typing import TextIO, TypeAlias
 from uuid import UUID
 
 from hwtpm.cli.exitcodes import exit_code_of
-from hwtpm.errors import HwtpmError, TpmError
+from hwtpm.errors import HwtpmError
 from hwtpm.transport.base import Attached
 
 __all__ = ["Answer", "Block", "Json", "Origin", "Output", "Table", "describe_origin", "to_json"]
@@ -142,16 +142,10 @@ def to_json(value: object) -> Json:
 
 
 def _error_json(error: BaseException, code: int) -> dict[str, Json]:
+    if isinstance(error, HwtpmError):
+        return {**error.describe(), "exit": code}
     message, kind, hint = _explain(error)
-    details: dict[str, Json] = {}
-    if isinstance(error, TpmError):
-        details = {
-            "rc": error.rc,
-            "name": error.name,
-            "meaning": error.meaning,
-            "command": error.command,
-        }
-    return {"kind": kind, "message": message, "hint": hint, "exit": code, **details}
+    return {"kind": kind, "message": message, "hint": hint, "exit": code}
 
 
 def _explain(error: BaseException) -> tuple[str, str, str]:

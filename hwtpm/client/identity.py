@@ -44,6 +44,7 @@ __all__ = [
     "Credential",
     "Identity",
     "activate",
+    "chosen_id",
     "issue",
     "make",
     "open_credential",
@@ -56,10 +57,11 @@ _NONCE_SIZE: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A new identity key, wrapped under the SRK, and its signature over label, CA and itself."""
+    """A new identity key, wrapped under the SRK, and its signature over the digest that it was
+    made for and itself."""
 
     key: Key
-    label: bytes
+    digest: bytes
     binding: bytes
 
     @property
@@ -76,16 +78,20 @@ class Credential:
     encrypted: bytes
 
 
+def chosen_id(label: bytes, ca: PubKey) -> bytes:
+    """The digest that binds an identity key to a label and a privacy CA: TPM_CHOSENID_HASH."""
+    return hashlib.sha1(label + ca.encode()).digest()
+
+
 def make(
     tpm: Tpm,
     owner_auth: Secret,
     auth: Secret,
-    label: bytes,
-    ca: PubKey,
+    digest: bytes,
     *,
     srk_auth: Secret = WELL_KNOWN,
 ) -> Identity:
-    """Create an identity key for that label and privacy CA; it is not loaded."""
+    """Create an identity key bound to `digest`, 20 bytes (see `chosen_id`); it is not loaded."""
     template = Key(
         LEGACY_FORM,
         KeyUsage.IDENTITY,
@@ -100,18 +106,19 @@ def make(
         tpm.oiap(srk_auth) as parent,
         tpm.osap(EntityType.OWNER, KeyHandleValue.OWNER, owner_auth) as owner,
     ):
-        request = MakeIdentity(owner.encrypt_auth(auth), _chosen_id(label, ca), template)
+        request = MakeIdentity(owner.encrypt_auth(auth), digest, template)
         reply = tpm.execute(request, parent, owner, last=True)
-    return Identity(reply.id_key, label, reply.identity_binding)
+    return Identity(reply.id_key, digest, reply.identity_binding)
 
 
-def verify_binding(public: PubKey, label: bytes, ca: PubKey, binding: bytes) -> None:
-    """A CA's first check: the identity key itself has signed its label and this CA.
+def verify_binding(public: PubKey, digest: bytes, binding: bytes) -> None:
+    """A CA's first check: the identity key itself has signed that it was made for `digest`. That it
+    lives in a certain TPM is proven only by `activate`.
 
     Raises:
         VerificationError: it has not.
     """
-    contents = IdentityContents(MakeIdentity.command.ordinal, _chosen_id(label, ca), public)
+    contents = IdentityContents(MakeIdentity.command.ordinal, digest, public)
     verify_sha1(to_public_key(public), binding, contents.encode(), "identity binding")
 
 
@@ -163,8 +170,3 @@ def open_credential(key: SymmetricKey, credential: Credential) -> bytes:
         raise VerificationError(
             "the credential does not open with this key", hint="ask the CA for it again"
         ) from error
-
-
-def _chosen_id(label: bytes, ca: PubKey) -> bytes:
-    """TPM_CHOSENID_HASH (Part 2 section 12.4)."""
-    return hashlib.sha1(label + ca.encode()).digest()

@@ -12,18 +12,16 @@ from hwtpm.client.owner import read_ek
 from hwtpm.client.session import Tpm
 from hwtpm.errors import TpmError
 from hwtpm.tpm12.commands.capability import GetCapability
-from hwtpm.tpm12.const import Capability, CapFlag, CapProperty, EntityType, Tag
+from hwtpm.tpm12.const import Capability, CapFlag, CapProperty, EntityType
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import (
-    U8,
     CapVersionInfo,
-    DaActionType,
     DaInfo,
-    Data,
+    DaInfoLimited,
     PermanentFlags,
     StclearFlags,
 )
-from hwtpm.wire import Struct, structure
+from hwtpm.wire import Struct
 
 __all__ = [
     "DaState",
@@ -42,15 +40,6 @@ __all__ = [
 ]
 
 _MANUFACTURER_SIZE: Final = 4
-
-
-@structure("TPM_DA_INFO_LIMITED", ref="Part 2, 21.8", head=Tag.DA_INFO_LIMITED.to_bytes(2, "big"))
-class _DaInfoLimited(Struct):
-    """Dictionary-attack status without what would help an attacker."""
-
-    state: U8
-    action_at_threshold: DaActionType
-    vendor_data: Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +159,8 @@ def da_state(tpm: Tpm, entity: EntityType = EntityType.OWNER) -> DaState | None:
     raw = _optional(tpm, Capability.DA_LOGIC, entity.to_bytes(2, "big"))
     if raw is None:
         return None
-    if raw[:2] == _DaInfoLimited.layout.head:
-        return DaState(bool(_DaInfoLimited.decode(raw).state), None, None, None)
+    if raw[:2] == DaInfoLimited.layout.head:
+        return DaState(bool(DaInfoLimited.decode(raw).state), None, None, None)
     full = DaInfo.decode(raw)
     return DaState(
         bool(full.state), full.current_count, full.threshold_count, full.action_depend_value

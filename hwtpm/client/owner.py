@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import Final
 
 from hwtpm.client.rsa import oaep_encrypt, public_part, rsa_parms, to_public_key
 from hwtpm.client.session import Tpm
@@ -17,6 +16,7 @@ from hwtpm.secret import WELL_KNOWN, Secret
 from hwtpm.tpm12.commands import deprecated, endorsement, management, optin, ownership
 from hwtpm.tpm12.const import (
     DIGEST_SIZE,
+    PROTOCOL_OWNER,
     AuthDataUsage,
     EncScheme,
     KeyHandleValue,
@@ -43,8 +43,6 @@ __all__ = [
     "set_owner_install",
     "take_ownership",
 ]
-
-_PID_OWNER: Final = 0x0005  # TPM_PROTOCOL_ID for taking ownership, Part 2 section 4.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ def take_ownership(
         b"",
     )
     request = ownership.TakeOwnership(
-        _PID_OWNER,
+        PROTOCOL_OWNER,
         oaep_encrypt(key, owner_auth.reveal()),
         oaep_encrypt(key, srk_auth.reveal()),
         srk,

@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from hwtpm.errors import Busy, DeviceNotFound, StateError, UsageError
 from hwtpm.softtpm.base import StateName, Storage
-from hwtpm.softtpm.peer import (
-    TPM_BAD_LOCALITY,
-    TPM_FAIL,
-    TPM_RETRY,
-    checked_response,
-    error_response,
-    is_locality,
-    refusal,
-)
+from hwtpm.softtpm.peer import checked_response, is_locality, refusal
+from hwtpm.tpm12.frame import error_response
+from hwtpm.tpm12.rc import Rc
 
 if TYPE_CHECKING:
     from ctypes import _Pointer
@@ -173,7 +167,7 @@ class LibtpmsTpm:
             len(command),
         )
         if rc or not self._response:
-            return error_response(rc or TPM_FAIL)
+            return error_response(rc or Rc.FAIL)
         return checked_response(ctypes.string_at(self._response, size.value), self._description)
 
     @property
@@ -188,7 +182,7 @@ class LibtpmsTpm:
         """See `SoftwareTpm.reset_established`."""
         self._require_power()
         if not is_locality(locality):
-            return TPM_BAD_LOCALITY
+            return Rc.BAD_LOCALITY
         self._locality = locality
         return self._call("TPM_IO_TpmEstablished_Reset")
 
@@ -261,7 +255,7 @@ class LibtpmsTpm:
             return action()
         except BaseException as error:
             self._fault = self._fault or error
-            return TPM_FAIL
+            return Rc.FAIL
 
     # What follows is called by libtpms. Its pointers are good for the time of the call only.
 
@@ -272,7 +266,7 @@ class LibtpmsTpm:
             state = _BLOBS.get(name)
             blob = None if state is None else self._storage.load(state)
             if blob is None:
-                return TPM_RETRY  # libtpms' word for "there is none"
+                return Rc.RETRY  # libtpms' word for "there is none"
             buffer = _u8_p()
             # libtpms frees the buffer, so it has to come from its allocator.
             if rc := int(self._library.TPM_Malloc(byref(buffer), len(blob))):
@@ -297,7 +291,7 @@ class LibtpmsTpm:
             if (state := _BLOBS.get(name)) is None:
                 return 0
             if must_exist and self._storage.load(state) is None:
-                return TPM_FAIL
+                return Rc.FAIL
             self._storage.delete(state)
             return 0
 

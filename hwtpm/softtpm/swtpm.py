@@ -40,15 +40,10 @@ from hwtpm.softtpm.control import (
     capabilities_for,
     encode_request,
 )
-from hwtpm.softtpm.peer import (
-    BUFFER_SIZE,
-    TPM_BAD_LOCALITY,
-    checked_response,
-    error_response,
-    frame_size,
-    is_locality,
-    refusal,
-)
+from hwtpm.softtpm.peer import checked_response, frame_size, is_locality, refusal
+from hwtpm.tpm12.const import MAX_FRAME
+from hwtpm.tpm12.frame import error_response
+from hwtpm.tpm12.rc import Rc
 
 __all__ = ["SwtpmTpm"]
 
@@ -180,7 +175,7 @@ class SwtpmTpm:
         """See `SoftwareTpm.reset_established`."""
         self._require_power()
         if not is_locality(locality):
-            return TPM_BAD_LOCALITY
+            return Rc.BAD_LOCALITY
         return self._control_call(Command.RESET_TPMESTABLISHED, locality=locality).result
 
     def hash_start(self) -> None:
@@ -300,7 +295,7 @@ class SwtpmTpm:
                 if (left := deadline - self._clock.now()) <= 0:
                     raise TimeoutError
                 channel.settimeout(left)
-                chunk = channel.recv(BUFFER_SIZE)
+                chunk = channel.recv(MAX_FRAME)
                 if not chunk:
                     raise ConnectionResetError("it closed the channel")
                 if (answer := feed(chunk)) is not None:
@@ -381,7 +376,7 @@ def _whole_frame() -> Callable[[bytes], bytes | None]:
     def feed(chunk: bytes) -> bytes | None:
         frame.extend(chunk)
         size = frame_size(frame)
-        incomplete = size is None or len(frame) < size <= BUFFER_SIZE
+        incomplete = size is None or len(frame) < size <= MAX_FRAME
         return None if incomplete else bytes(frame)
 
     return feed

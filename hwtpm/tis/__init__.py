@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hwtpm.tis.chip import TisChip
 from hwtpm.tis.flow import Port, drive
-from hwtpm.tis.host import Cancelled, ChipInfo, TisHost
+from hwtpm.tis.host import ChipInfo, TisHost
 from hwtpm.tis.personality import PC_CLIENT_TPM12, PC_CLIENT_TPM20, QEMU_TPM12, Personality
 from hwtpm.tis.timing import Timeouts
 from hwtpm.tis.transport import TisTransport
@@ -17,7 +17,6 @@ __all__ = [
     "PC_CLIENT_TPM12",
     "PC_CLIENT_TPM20",
     "QEMU_TPM12",
-    "Cancelled",
     "ChipInfo",
     "Personality",
     "Port",

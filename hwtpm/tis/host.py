@@ -14,10 +14,10 @@ from typing import Final
 
 from hwtpm.errors import (
     BusError,
+    Cancelled,
     DeviceNotFound,
     HwtpmError,
     ProtocolError,
-    Refused,
     Timeout,
     Unsupported,
     UsageError,
@@ -43,7 +43,7 @@ from hwtpm.tis.registers import (
 )
 from hwtpm.tis.timing import Timeouts
 
-__all__ = ["Cancelled", "ChipInfo", "TisHost"]
+__all__ = ["ChipInfo", "TisHost"]
 
 _FIRST_POLL_S: Final = 0.0001
 _SLOWEST_POLL_S: Final = 0.005
@@ -56,12 +56,6 @@ _TRANSFER_SIZES: Final = (0, 8, 32, 64)
 _CRB: Final = 1
 _PTP_FIFO: Final = 0
 _EARLY_DESELECT: Final = 0x01000000
-
-
-class Cancelled(Refused):
-    """The caller cancelled the command; the chip is ready for the next one."""
-
-    kind = "cancelled"
 
 
 class _DamagedResponse(ProtocolError):

@@ -10,6 +10,7 @@ __all__ = [
     "MAX_FRAME",
     "NUM_PCRS",
     "PERMANENT_HANDLES",
+    "PROTOCOL_OWNER",
     "AuthDataUsage",
     "CapFlag",
     "CapHandle",
@@ -136,6 +137,10 @@ class KeyHandleValue(IntEnum):
 
 
 PERMANENT_HANDLES: Final = frozenset(int(value) for value in KeyHandleValue)
+
+
+PROTOCOL_OWNER: Final = 0x0005
+"""TPM_PID_OWNER (Part 2 section 4.7): the protocol of TPM_TakeOwnership."""
 
 
 class Payload(IntEnum):

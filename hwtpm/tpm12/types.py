@@ -36,6 +36,7 @@ __all__ = [
     "CurrentTicks",
     "DaActionType",
     "DaInfo",
+    "DaInfoLimited",
     "Data",
     "Digest",
     "EkBlob",
@@ -60,6 +61,8 @@ __all__ = [
     "QuoteInfo2",
     "RsaKeyParms",
     "SealedData",
+    "SecretAuth",
+    "SecretData",
     "SignInfo",
     "StclearFlags",
     "StoreAsymKey",
@@ -83,6 +86,8 @@ KeyHandle = Annotated[int, Handle()]
 MAX_BLOB: Final = 4096  # nothing inside a frame can be longer than the frame
 MAX_MODULUS: Final = 256
 Data = Annotated[bytes, Blob(MAX_BLOB)]
+SecretData = Annotated[bytes, Blob(MAX_BLOB, secret=True)]
+SecretAuth = Annotated[bytes, Fixed("TPM_ENCAUTH", DIGEST_SIZE, secret=True)]
 
 _STRUCT_VER: Final = bytes((1, 1, 0, 0))
 
@@ -398,6 +403,15 @@ class DaActionType(Struct):
     """What the dictionary-attack logic does when it triggers."""
 
     actions: U32
+
+
+@structure("TPM_DA_INFO_LIMITED", ref="Part 2, 21.8", head=Tag.DA_INFO_LIMITED.to_bytes(2, "big"))
+class DaInfoLimited(Struct):
+    """Dictionary-attack status without the counts, for TPMs that hide them."""
+
+    state: U8
+    action_at_threshold: DaActionType
+    vendor_data: Data
 
 
 @structure("TPM_DA_INFO", ref="Part 2, 21.7", head=Tag.DA_INFO.to_bytes(2, "big"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hwtpm.tpm12.commands import TABLE, cryptography, nv, storage
+from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.const import Tag
 from hwtpm.tpm12.frame import (
     AUTH_REQUEST_SIZE,
@@ -19,20 +19,6 @@ from hwtpm.tpm12.frame import (
 from hwtpm.wire import Codec, Nested, SizedNested, Struct, WireError
 
 __all__ = ["command_text", "response_text"]
-
-# Parameters that the specification types as plain bytes and that carry somebody's secret in clear.
-_CLEAR_TEXT: Final[dict[type[Struct], frozenset[str]]] = {
-    storage.Seal: frozenset({"in_data"}),
-    storage.UnsealReply: frozenset({"secret"}),
-    storage.UnBindReply: frozenset({"out_data"}),
-    nv.NvDefineSpace: frozenset({"enc_auth"}),  # not encrypted while there is no owner
-    nv.NvWriteValue: frozenset({"data"}),
-    nv.NvWriteValueAuth: frozenset({"data"}),
-    nv.NvReadValueReply: frozenset({"data"}),
-    nv.NvReadValueAuthReply: frozenset({"data"}),
-    cryptography.GetRandomReply: frozenset({"random_bytes"}),
-    cryptography.StirRandom: frozenset({"in_data"}),
-}
 
 _MASK: Final = "xx"
 _REQUEST_TAGS: Final = (Tag.RQU_COMMAND, Tag.RQU_AUTH1, Tag.RQU_AUTH2)
@@ -80,11 +66,10 @@ def _secrets_of(frame: bytes, body: type[Struct] | None, end: int) -> list[range
 def _spans(of: type[Struct], data: bytes, at: int, end: int) -> tuple[list[range], int]:
     """Where in `data` the secret fields of a structure at `at` lie, and the offset behind it."""
     spans: list[range] = []
-    clear_text = _CLEAR_TEXT.get(of, frozenset())
     at += len(of.layout.head)
-    for name, codec in of.layout.codecs.items():
+    for codec in of.layout.codecs.values():
         _, behind = codec.read(data, at, end)
-        if name in clear_text or getattr(codec, "secret", False):
+        if getattr(codec, "secret", False):
             spans.append(range(at, behind))
         else:
             spans += _spans_within(codec, data, at, behind)

@@ -5,11 +5,11 @@ A chip in a machine is started by firmware. There is none here, so `power_on_chi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from hwtpm.clock import RealClock
 from hwtpm.softtpm.base import MemoryStorage, SoftwareTpm, Storage
+from hwtpm.softtpm.engines import make_engine
 from hwtpm.softtpm.storage import FileStorage
 from hwtpm.tis import TisHost, TisTransport
 from hwtpm.tis_lpc_sim import LpcPort, LpcWindow, SimulatedChip
@@ -78,16 +78,12 @@ def power_on_chip(
 
 def open_engine(target: Target) -> SimulatedTransport:
     """A chip with our own engine, its state in a directory or in memory."""
-    from hwtpm.softtpm.engine import Engine
-
-    return _open(target, "sim", Engine)
+    return _open(target, "sim", "engine")
 
 
 def open_libtpms(target: Target) -> SimulatedTransport:
     """A chip with libtpms in this process, its state in a directory or in memory."""
-    from hwtpm.softtpm.libtpms import LibtpmsTpm
-
-    return _open(target, "libtpms", LibtpmsTpm)
+    return _open(target, "libtpms", "libtpms")
 
 
 def open_swtpm(target: Target) -> SimulatedTransport:
@@ -100,15 +96,13 @@ def open_swtpm(target: Target) -> SimulatedTransport:
         return _attach(target, "swtpm", tpm, resources)
 
 
-def _open(
-    target: Target, backend: str, engine: Callable[[Storage], SoftwareTpm]
-) -> SimulatedTransport:
+def _open(target: Target, backend: str, engine: str) -> SimulatedTransport:
     with ExitStack() as resources:
         state = target.optional_path()
         storage: Storage = (
             MemoryStorage() if state is None else resources.enter_context(FileStorage(state))
         )
-        return _attach(target, backend, engine(storage), resources)
+        return _attach(target, backend, make_engine(engine, storage), resources)
 
 
 def _attach(

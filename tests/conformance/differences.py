@@ -42,6 +42,19 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "handles of an unknown type": _libtpms(
         0x03, "7.1 action 2 has no code for TPM_CAP_HANDLE; for the other areas it is BAD_MODE"
     ),
+    "one byte more than can be sealed": _libtpms(
+        0x20, "10.1 has no code of its own for it; libtpms passes its RSA library's failure on"
+    ),
+    "wrong secret of the identity to activate": _libtpms(
+        0x1D, "15.2 proves the owner, the second session, first; libtpms counts in that order"
+    ),
+    "wrong owner of the identity to activate": _libtpms(0x01, "as above, the other way round"),
+    "key with a changed modulus": _libtpms(
+        0x03, "10.5 actions 6 and 7: libtpms divides modulus by prime before it compares digests"
+    ),
+    "one session twice": _libtpms(
+        0x00, "Part 1 13 is silent on a command with the same session twice; ours refuses it"
+    ),
     "startup in failure mode": _libtpms(
         0x26, "libtpms takes the failed TPM_Startup for the one that is allowed"
     ),

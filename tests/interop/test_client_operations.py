@@ -324,10 +324,13 @@ def test_privacy_ca_protocol_proves_that_identity_and_ek_live_together(
     owned: Owned, tpm: Tpm
 ) -> None:
     ca = from_public_key(rsa.generate_private_key(65537, 2048).public_key())
-    made = identity.make(tpm, OWNER, USAGE, b"my identity", ca, srk_auth=USAGE)
-    identity.verify_binding(made.public, made.label, ca, made.binding)
+    made = identity.make(
+        tpm, OWNER, USAGE, identity.chosen_id(b"my identity", ca), srk_auth=USAGE
+    )
+    identity.verify_binding(made.public, made.digest, made.binding)
+    other = identity.chosen_id(b"another label", ca)
     with pytest.raises(VerificationError):
-        identity.verify_binding(made.public, b"another label", ca, made.binding)
+        identity.verify_binding(made.public, other, made.binding)
     credential = identity.issue(to_public_key(owned.ek), made.public, b"certificate")
     with keys.loaded(tpm, owned.srk, made.key, USAGE) as aik:
         session_key = identity.activate(tpm, OWNER, aik, credential)

@@ -30,7 +30,7 @@ from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.const import ResourceType
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PubKey, SymmetricKey
-from vstack.vtpmmgr.evidence import Subject, group_label, verify_identity, verify_quote
+from vstack.vtpmmgr.evidence import Subject, group_label, verify_quote
 from vstack.vtpmmgr.manager import Manager, Peer
 from vstack.vtpmmgr.protocol import ManagerClient, ManagerQuote, QuoteFlag
 from vstack.vtpmmgr.records import NO_AUTHORITY, NO_CONFIG
@@ -372,9 +372,9 @@ def test_a_privacy_ca_can_prove_that_endorsement_and_identity_key_live_in_one_ch
         group = status.groups[0]
         aik = PubKey.decode(group.identity_key)
         assert group.identity_label == group_label(status.manager, group.uuid)
-        verify_identity(aik, group.identity_label, group.identity_binding)
+        privacy_ca.verify_binding(aik, group.identity_label, group.identity_binding)
         with pytest.raises(VerificationError):
-            verify_identity(aik, bytes(20), group.identity_binding)
+            privacy_ca.verify_binding(aik, bytes(20), group.identity_binding)
         ek = to_public_key(PubKey.decode(status.chip.endorsement_key))
         credential = privacy_ca.issue(ek, aik, b"certified")
         opened = SymmetricKey.decode(manager.activate(credential.for_tpm).reveal())

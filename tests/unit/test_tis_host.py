@@ -10,6 +10,7 @@ import pytest
 from hwtpm.clock import FakeClock
 from hwtpm.errors import (
     BusError,
+    Cancelled,
     DeviceNotFound,
     ProtocolError,
     Timeout,
@@ -19,7 +20,6 @@ from hwtpm.errors import (
 from hwtpm.tis import (
     PC_CLIENT_TPM12,
     PC_CLIENT_TPM20,
-    Cancelled,
     Personality,
     Timeouts,
     TisHost,

@@ -40,8 +40,9 @@ def take(tpm: Tpm, authority: PubKey) -> GuestKeys:
     """Take the vTPM into ownership and make an identity key for that privacy CA."""
     owner_auth, key_auth = Secret(os.urandom(20)), Secret(os.urandom(20))
     owner.take_ownership(tpm, owner_auth)
-    made = identity.make(tpm, owner_auth, key_auth, _LABEL, authority)
-    identity.verify_binding(made.public, _LABEL, authority, made.binding)
+    digest = identity.chosen_id(_LABEL, authority)
+    made = identity.make(tpm, owner_auth, key_auth, digest)
+    identity.verify_binding(made.public, digest, made.binding)
     return GuestKeys(owner_auth, key_auth, made.key)
 
 

@@ -27,7 +27,6 @@ from vstack.evidence import ChipPart, Evidence, VtpmPart, verify
 from vstack.host import daemon
 from vstack.host.layout import Layout
 from vstack.ipc.rpc import Json
-from vstack.vtpmmgr.evidence import verify_identity
 
 __all__ = ["Outcome", "run"]
 
@@ -103,7 +102,7 @@ class _Demo:
         group = _first_group(status)
         ek = PubKey.decode(bytes.fromhex(str(_object(status, "manager", "chip")["ek"])))
         aik = PubKey.decode(bytes.fromhex(str(group["aik"])))
-        verify_identity(
+        identity.verify_binding(
             aik, bytes.fromhex(str(group["label"])), bytes.fromhex(str(group["binding"]))
         )
         secret = os.urandom(16)

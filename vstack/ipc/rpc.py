@@ -64,21 +64,8 @@ Handler = Callable[["Peer", Json, list[int]], Answer]
 
 
 def error_to_json(error: HwtpmError) -> Json:
-    """An error as it travels and as `--json` shows it."""
-    known: Json = {
-        "kind": error.kind,
-        "message": error.message,
-        "hint": error.hint,
-        "exit": error.exit_code,
-    }
-    if isinstance(error, TpmError):
-        known |= {
-            "rc": error.rc,
-            "name": error.name,
-            "meaning": error.meaning,
-            "command": error.command,
-        }
-    return known
+    """An error as it travels."""
+    return {**error.describe(), "exit": error.exit_code}
 
 
 def _classes(base: type[HwtpmError]) -> dict[str, type[HwtpmError]]:
@@ -280,12 +267,13 @@ class Server:
         with contextlib.suppress(OSError):  # the caller is gone, or there are too many
             self.adopt(self._listener.accept()[0])
 
-    def adopt(self, channel: socket.socket) -> None:
+    def adopt(self, channel: socket.socket) -> Peer:
         """Serve a connection that exists already."""
         channel.setblocking(False)
         peer = Peer(channel)
         self._peers[channel.fileno()] = peer
         self._loop.watch(channel, lambda: self._serve(peer))
+        return peer
 
     def _serve(self, peer: Peer) -> None:
         try:

@@ -15,11 +15,10 @@ from uuid import UUID
 
 from hwtpm.client.rsa import to_public_key, verify_sha1
 from hwtpm.errors import VerificationError
-from hwtpm.tpm12.commands.identity import MakeIdentity
-from hwtpm.tpm12.types import IdentityContents, PcrSelection, PubKey, QuoteInfo, pcr_composite_hash
+from hwtpm.tpm12.types import PcrSelection, PubKey, QuoteInfo, pcr_composite_hash
 from vstack.vtpmmgr.protocol import ManagerQuote, QuoteFlag
 
-__all__ = ["Subject", "external_data", "group_label", "verify_identity", "verify_quote"]
+__all__ = ["Subject", "external_data", "group_label", "verify_quote"]
 
 NO_FLAGS: Final = QuoteFlag(0)
 
@@ -72,7 +71,8 @@ def verify_quote(
     """The chip's PCR values, proven: `aik` has signed them for this nonce and this subject.
 
     Args:
-        aik: the identity key, whose chip `verify_identity` and the credential exchange vouch for.
+        aik: the identity key, whose chip `hwtpm.client.identity.verify_binding` and the
+            credential exchange vouch for.
         nonce: the 20 bytes that the verifier expects in the quote.
         quote: what the manager answered.
         subject: whom it has to be about; None to take the quote's own hashes as they are.
@@ -96,18 +96,6 @@ def verify_quote(
     )
     verify_sha1(to_public_key(aik), quote.signature, signed.encode(), "manager's quote")
     return dict(quote.pcrs)
-
-
-def verify_identity(aik: PubKey, label_digest: bytes, binding: bytes) -> None:
-    """Prove that the identity key was made for that label digest: it has signed both.
-
-    That it lives in a certain chip is proven only by `Manager.activate`.
-
-    Raises:
-        VerificationError: it has not signed them.
-    """
-    contents = IdentityContents(MakeIdentity.command.ordinal, label_digest, aik)
-    verify_sha1(to_public_key(aik), binding, contents.encode(), "identity binding")
 
 
 def _compare_hashes(quote: ManagerQuote, subject: Subject) -> None:

@@ -14,23 +14,15 @@ from typing import Final
 from hwtpm.client import entropy, identity, info, keys, owner, pcr, quote, seal, testing
 from hwtpm.client.identity import Credential
 from hwtpm.client.quote import Quote
-from hwtpm.client.rsa import public_part, rsa_parms
 from hwtpm.client.session import Tpm
 from hwtpm.errors import HwtpmError, StateError, TpmError
 from hwtpm.secret import WELL_KNOWN, Secret
-from hwtpm.tpm12.commands.identity import MakeIdentity
 from hwtpm.tpm12.const import (
-    AuthDataUsage,
     CapProperty,
-    EncScheme,
-    EntityType,
-    KeyHandleValue,
-    KeyUsage,
     ResourceType,
-    SigScheme,
 )
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import LEGACY_FORM, Key, PubKey, StoredData
+from hwtpm.tpm12.types import Key, PubKey, StoredData
 from hwtpm.wire import WireError
 from vstack.vtpmmgr.root import ChipIdentity, IdentityKey, Quoted
 
@@ -48,17 +40,6 @@ _NOT_OURS: Final = frozenset(
     (Rc.NOTSEALED_BLOB, Rc.BAD_VERSION, Rc.DECRYPT_ERROR, Rc.INVALID_STRUCTURE, Rc.BAD_DATASIZE)
 )
 """Answers to TPM_Unseal of a blob that is damaged or from another SRK. A wrong password is none."""
-
-_IDENTITY_TEMPLATE: Final = Key(
-    LEGACY_FORM,
-    KeyUsage.IDENTITY,
-    0,
-    AuthDataUsage.ALWAYS,
-    rsa_parms(EncScheme.NONE, SigScheme.RSA_PKCS_V15_SHA1),
-    b"",
-    b"",
-    b"",
-)
 
 
 class Tpm12Root:
@@ -122,14 +103,10 @@ class Tpm12Root:
         return pcr.read(self._tpm, index)
 
     def make_identity(self, label_digest: bytes, auth: Secret) -> IdentityKey:
-        with (
-            self._tpm.oiap(self._srk_auth) as parent,
-            self._tpm.osap(EntityType.OWNER, KeyHandleValue.OWNER, self._owner_auth) as by_owner,
-        ):
-            request = MakeIdentity(by_owner.encrypt_auth(auth), label_digest, _IDENTITY_TEMPLATE)
-            made = self._tpm.execute(request, parent, by_owner, last=True)
-        public = public_part(made.id_key).encode()
-        return IdentityKey(made.id_key.encode(), public, label_digest, made.identity_binding)
+        made = identity.make(
+            self._tpm, self._owner_auth, auth, label_digest, srk_auth=self._srk_auth
+        )
+        return IdentityKey(made.key.encode(), made.public.encode(), label_digest, made.binding)
 
     def quote(
         self, key: IdentityKey, auth: Secret, external_data: bytes, pcrs: Iterable[int]

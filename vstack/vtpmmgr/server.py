@@ -43,7 +43,7 @@ def run(channel: socket.socket, chip: str, store: Path, *, create: bool) -> None
             server = _ManagerServer(
                 loop, Manager.open(Tpm12Root(Tpm(transport)), store, create=create)
             )
-            Server(loop, server.call).adopt(channel)
+            Server(loop, server.call).adopt(channel).on_close.append(loop.stop)
             loop.run()
             server.close()
         finally:

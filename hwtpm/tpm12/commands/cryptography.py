@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command, declare
-from hwtpm.tpm12.types import U32, Data, Digest, KeyHandle
+from hwtpm.tpm12.types import U32, Data, Digest, KeyHandle, SecretData
 from hwtpm.wire import Struct, structure
 
 __all__ = [
@@ -118,7 +118,7 @@ class Sign(Request[SignReply]):
 class GetRandomReply(Struct):
     """Reply of GetRandom."""
 
-    random_bytes: Data
+    random_bytes: SecretData
 
 
 @command(0x46, "TPM_GetRandom", "13.6", Duration.SHORT, (0,), Rule.NO_OWNER)
@@ -132,7 +132,7 @@ class GetRandom(Request[GetRandomReply]):
 class StirRandom(Request[NoReply]):
     """Add entropy, up to 256 bytes."""
 
-    in_data: Data
+    in_data: SecretData
 
 
 declare(0x32, "TPM_CertifyKey", "13.8", Duration.MEDIUM, (0, 1, 2), Rule.PCR_ENFORCED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
-from hwtpm.tpm12.types import U32, Data, EncAuth, NvDataPublic
+from hwtpm.tpm12.types import U32, NvDataPublic, SecretAuth, SecretData
 from hwtpm.wire import Struct, structure
 
 __all__ = [
@@ -29,7 +29,7 @@ class NvDefineSpace(Request[NoReply]):
     """Define, redefine or delete an NV area."""
 
     pub_info: NvDataPublic
-    enc_auth: EncAuth
+    enc_auth: SecretAuth
 
 
 @command(
@@ -49,7 +49,7 @@ class NvWriteValue(Request[NoReply]):
 
     nv_index: U32
     offset: U32
-    data: Data
+    data: SecretData
 
 
 @command(
@@ -60,14 +60,14 @@ class NvWriteValueAuth(Request[NoReply]):
 
     nv_index: U32
     offset: U32
-    data: Data
+    data: SecretData
 
 
 @structure("TPM_NV_ReadValue reply", ref="Part 3, 20.4")
 class NvReadValueReply(Struct):
     """Reply of NvReadValue."""
 
-    data: Data
+    data: SecretData
 
 
 @command(
@@ -94,7 +94,7 @@ class NvReadValue(Request[NvReadValueReply]):
 class NvReadValueAuthReply(Struct):
     """Reply of NvReadValueAuth."""
 
-    data: Data
+    data: SecretData
 
 
 @command(

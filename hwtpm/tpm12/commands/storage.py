@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwtpm.tpm12.table import Duration, Request, Rule, command
-from hwtpm.tpm12.types import Data, EncAuth, Key, KeyHandle, PubKey, StoredData
+from hwtpm.tpm12.types import Data, EncAuth, Key, KeyHandle, PubKey, SecretData, StoredData
 from hwtpm.wire import Struct, structure
 
 __all__ = [
@@ -38,14 +38,14 @@ class Seal(Request[SealReply]):
     key_handle: KeyHandle
     enc_auth: EncAuth
     pcr_info: Data
-    in_data: Data
+    in_data: SecretData
 
 
 @structure("TPM_Unseal reply", ref="Part 3, 10.2")
 class UnsealReply(Struct):
     """Reply of Unseal."""
 
-    secret: Data
+    secret: SecretData
 
 
 @command(0x18, "TPM_Unseal", "10.2", Duration.MEDIUM, (1, 2), Rule.PCR_ENFORCED)
@@ -60,7 +60,7 @@ class Unseal(Request[UnsealReply]):
 class UnBindReply(Struct):
     """Reply of UnBind."""
 
-    out_data: Data
+    out_data: SecretData
 
 
 @command(0x1E, "TPM_UnBind", "10.3", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)

@@ -24,12 +24,18 @@ from hwtpm.tpm12.const import (
     CapHandle,
     CapProperty,
     KeyAlgorithm,
-    Tag,
 )
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE
-from hwtpm.tpm12.types import U8, DaActionType, DaInfo, Data, KeyHandleList, KeyParms, Version
-from hwtpm.wire import Struct, WireError, structure
+from hwtpm.tpm12.types import (
+    DaActionType,
+    DaInfo,
+    DaInfoLimited,
+    KeyHandleList,
+    KeyParms,
+    Version,
+)
+from hwtpm.wire import WireError
 
 __all__: list[str] = []
 
@@ -61,15 +67,6 @@ _PROTOCOLS: Final = {
     0x0007: "TPM_EstablishTransport",
 }
 """TPM_PROTOCOL_ID (Part 2 section 4.7) and the command that each stands or falls with."""
-
-
-@structure("TPM_DA_INFO_LIMITED", ref="Part 2, 21.8", head=Tag.DA_INFO_LIMITED.to_bytes(2, "big"))
-class DaInfoLimited(Struct):
-    """Dictionary-attack status without what helps an attacker."""
-
-    state: U8
-    action_at_threshold: DaActionType
-    vendor_data: Data
 
 
 def _u32(*values: int) -> bytes:

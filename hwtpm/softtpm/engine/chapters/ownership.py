@@ -22,6 +22,7 @@ from hwtpm.tpm12.commands.ownership import (
 )
 from hwtpm.tpm12.const import (
     DIGEST_SIZE,
+    PROTOCOL_OWNER,
     AuthDataUsage,
     EncScheme,
     KeyFlag,
@@ -38,7 +39,6 @@ from hwtpm.tpm12.types import Key, PermanentFlags
 
 __all__ = ["clear_owner"]
 
-_PID_OWNER: Final = 0x0005
 _SRK_BITS: Final = 2048
 _AUTH_DATA_USAGES: Final = frozenset(int(usage) for usage in AuthDataUsage)
 
@@ -88,7 +88,7 @@ def take_ownership(call: Call, request: TakeOwnership) -> TakeOwnershipReply:
         raise Refuse(Rc.NO_ENDORSEMENT)
     if call.sessions[0].entity is not None:
         raise Refuse(Rc.AUTHFAIL)
-    if request.protocol_id != _PID_OWNER:
+    if request.protocol_id != PROTOCOL_OWNER:
         raise Refuse(Rc.BAD_PARAMETER)
     owner_auth = _decrypt_auth(call, request.enc_owner_auth)
     call.authorise(owner_auth, OWNER_ENTITY)

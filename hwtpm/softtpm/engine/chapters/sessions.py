@@ -35,7 +35,7 @@ def _entity(call: Call, kind: int, value: int) -> tuple[tuple[int, bytes], bytes
     permanent = tpm.permanent
     if kind in (EntityType.OWNER, EntityType.OPERATOR):
         if kind == EntityType.OPERATOR:
-            raise Refuse(Rc.WRONG_ENTITYTYPE)  # nothing that takes it is authorised by OSAP
+            raise Refuse(Rc.BAD_PARAMETER)  # nothing that takes it is authorised by OSAP
         if value != KeyHandleValue.OWNER:
             raise Refuse(Rc.BAD_PARAMETER)
         if not tpm.owned:
@@ -55,7 +55,7 @@ def _entity(call: Call, kind: int, value: int) -> tuple[tuple[int, bytes], bytes
         if area is None:
             raise Refuse(Rc.BADINDEX)
         return (kind, value.to_bytes(4, "big")), area.auth
-    raise Refuse(Rc.WRONG_ENTITYTYPE)
+    raise Refuse(Rc.BAD_PARAMETER)
 
 
 @serves(OSAP)
