@@ -58,4 +58,8 @@ def test_any_request_is_answered_and_a_refused_one_changes_nothing(
     else:
         assert manager.status().changes == before.changes + 1
     if len(request_) >= 10 and status:
-        assert int.from_bytes(answer[:2], "big") == (int.from_bytes(request_[:2]) + 3) & 0xFFFF
+        tag = int.from_bytes(request_[:2], "big")
+        expected = {(tag + 3) & 0xFFFF}
+        if 0xC1 <= tag <= 0xC3:
+            expected.add(0xC4)  # a command that is passed through fails as a TPM command does
+        assert int.from_bytes(answer[:2], "big") in expected
