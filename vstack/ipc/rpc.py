@@ -197,9 +197,7 @@ class Client:
                     f"{self._name} cannot answer {op!r}: it, or what it needs, has ended",
                     hint="look at its log in the run directory",
                 )
-            answer, received, _, _ = socket.recv_fds(
-                self._channel, MAX_PACKET, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
-            )
+            answer, received, _, _ = socket.recv_fds(self._channel, MAX_PACKET, _MAX_FDS)
         except TimeoutError as error:
             # An answer that comes later would be taken for the next call's.
             self.close()
@@ -277,9 +275,7 @@ class Server:
 
     def _serve(self, peer: Peer) -> None:
         try:
-            packet, fds, flags, _ = socket.recv_fds(
-                peer.channel, MAX_PACKET, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
-            )
+            packet, fds, flags, _ = socket.recv_fds(peer.channel, MAX_PACKET, _MAX_FDS)
         except BlockingIOError:
             return
         except OSError:
