@@ -282,8 +282,7 @@ def prepare_owned(device: Device) -> Prepared:
         "storage": keys.storage_key(),
     }
     made = {name: keys.create(tpm, root, what, USAGE) for name, what in templates.items()}
-    ca = PubKey(made["signing"].algorithm_parms, made["signing"].pub_key)
-    aik = identity.make(tpm, OWNER, USAGE, b"conformance", ca, srk_auth=SRK)
+    aik = identity.make(tpm, OWNER, USAGE, ZEROS, srk_auth=SRK)
     made["identity"] = aik.key
     assert made["identity"].key_usage == KeyUsage.IDENTITY
     return Prepared(device.shelf.save(), ek, srk, made)

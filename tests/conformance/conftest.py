@@ -17,24 +17,28 @@ from hwtpm.client import keys, owner
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alters: the test leaves the TPM in another state")
+    config.addinivalue_line("markers", "crashes(*engines, why): those engines do not survive it")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave swtpm out where a test needs a power cycle before and after it.
-
-    A start of libtpms makes an RSA key for its self test (0.1 to 0.5 s), and libtpms is what swtpm
-    runs: what these tests ask is answered by the same code in this process.
-    """
-    left_out = [item for item in items if _repeats_libtpms(item)]
+    left_out = [item for item in items if _left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not _repeats_libtpms(item)]
+        items[:] = [item for item in items if not _left_out(item)]
 
 
-def _repeats_libtpms(item: pytest.Item) -> bool:
+def _left_out(item: pytest.Item) -> bool:
+    """Tests that an engine would die of, and swtpm where a test costs power cycles.
+
+    A start of libtpms makes an RSA key for its self test (0.1 to 0.5 s), and libtpms is what swtpm
+    runs: what a test that alters the TPM asks is answered by the same code in this process.
+    """
     spec = getattr(item, "callspec", None)
-    on_swtpm = spec is not None and spec.params.get("bench") == "swtpm"
-    return on_swtpm and item.get_closest_marker("alters") is not None
+    engine = None if spec is None else spec.params.get("bench")
+    crashes = item.get_closest_marker("crashes")
+    if crashes is not None and engine in crashes.args:
+        return True
+    return engine == "swtpm" and item.get_closest_marker("alters") is not None
 
 
 States = dict[tuple[str, str], Prepared]  # by engine and name of the state

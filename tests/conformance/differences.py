@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DIFFERENCES", "Difference"]
+__all__ = ["DIFFERENCES", "FORMS", "Difference"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,16 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "key with a changed modulus": _libtpms(
         0x03, "10.5 actions 6 and 7: libtpms divides modulus by prime before it compares digests"
     ),
+    "flushing a session that is not there": Difference(
+        {"engine": 0x22, "libtpms": 0x22, "swtpm": 0x22},
+        "22.1 action 7 says BAD_PARAMETER; client software knows INVALID_AUTHHANDLE from all chips",
+    ),
+    "NV area of 1 MiB": _libtpms(
+        0x17, "20.1 action 11 says NOSPACE; libtpms finds that it cannot allocate so much"
+    ),
+    "65th write without an owner": _libtpms(
+        0x00, "20.1 action 3: only this check holds before the lock; libtpms leaves it out, too"
+    ),
     "one session twice": _libtpms(
         0x00, "Part 1 13 is silent on a command with the same session twice; ours refuses it"
     ),
@@ -64,3 +74,6 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         " delivered with TRUE",
     ),
 }
+
+FORMS: Final[dict[tuple[str, int, int], str]] = {}
+"""Command, our engine's answer to a damaged form of it, libtpms' answer; and why."""

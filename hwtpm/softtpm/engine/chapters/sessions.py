@@ -33,13 +33,7 @@ def _entity(call: Call, kind: int, value: int) -> tuple[tuple[int, bytes], bytes
     """What an OSAP session is bound to, and its AuthData."""
     tpm = call.tpm
     permanent = tpm.permanent
-    if kind in (EntityType.OWNER, EntityType.OPERATOR):
-        if kind == EntityType.OPERATOR:
-            raise Refuse(Rc.BAD_PARAMETER)  # nothing that takes it is authorised by OSAP
-        if value != KeyHandleValue.OWNER:
-            raise Refuse(Rc.BAD_PARAMETER)
-        if not tpm.owned:
-            raise Refuse(Rc.BAD_PARAMETER)
+    if kind == EntityType.OWNER:
         return OWNER_ENTITY, permanent.owner_auth
     if kind in (EntityType.SRK, EntityType.KEYHANDLE):
         handle = int(KeyHandleValue.SRK) if kind == EntityType.SRK else value
@@ -93,7 +87,7 @@ def flush_specific(call: Call, request: FlushSpecific) -> NoReply:
     if request.resource_type == ResourceType.KEY:
         key = call.tpm.keys.get(request.handle)
         if key is None:
-            raise Refuse(Rc.INVALID_KEYHANDLE)
+            raise Refuse(Rc.BAD_PARAMETER)
         call.tpm.drop_key(key)
         return NoReply()
     raise Refuse(Rc.INVALID_RESOURCE)

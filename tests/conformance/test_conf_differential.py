@@ -1,0 +1,73 @@
+"""Malformed variants of every command, the same ones to our engine and to libtpms.
+
+Both are in the same state; both have to give the same return code. What they say differently is
+declared in `differences.FORMS`, with what the specification has to say on it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from conformance_rig import PREPARATIONS, Device, open_shelf
+from differences import FORMS
+from samples import SAMPLES, frame, sample_frame
+
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.table import TABLE
+
+SEED = 0x12C0FFEE
+VARIANTS = 40
+# These would leave the two in states that cannot be compared, or take seconds.
+SUCCEEDS_FOR_GOOD = {"TPM_CreateEndorsementKeyPair", "TPM_SelfTestFull", "TPM_ContinueSelfTest"}
+VALUES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Device, Device]]:
+    directory = tmp_path_factory.mktemp("none")
+    devices = [Device(name, open_shelf(name, directory)) for name in ("engine", "libtpms")]
+    for device in devices:
+        device.restore(PREPARATIONS["owned"](device))
+    yield devices[0], devices[1]
+    for device in devices:
+        device.tpm.close()
+
+
+def variants(name: str) -> Iterator[tuple[str, bytes]]:
+    """Seeded damage to the parameters of a sample: bytes and counts that are not what they were."""
+    row = TABLE[name]
+    rng = random.Random(f"{SEED}{name}")
+    for auths in sorted(row.auths):
+        whole = sample_frame(row, auths)
+        tag, body = 0x00C1 + auths, whole[10:]
+        for _ in range(VARIANTS if body else 0):
+            at, value = rng.randrange(len(body)), rng.choice(VALUES)
+            damaged = body[:at] + bytes([value]) + body[at + 1 :]
+            yield f"{auths} auths, byte {at} = {value:#x}", frame(row.ordinal, damaged, tag=tag)
+        for _ in range(4):
+            more = rng.randbytes(rng.choice((1, 4, 45)))
+            cut = rng.randrange(len(body) + 1)
+            longer = frame(row.ordinal, body[:cut] + more + body[cut:], tag=tag)
+            yield f"{auths} auths, {len(more)} more bytes at {cut}", longer
+            yield f"{auths} auths, cut at {cut}", frame(row.ordinal, body[:cut], tag=tag)
+        wrong = rng.randrange(0x10000)
+        if wrong not in (0x00C1, 0x00C2, 0x00C3):
+            yield f"tag {wrong:#x}", frame(row.ordinal, body, tag=wrong)
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - SUCCEEDS_FOR_GOOD))
+def test_damaged_commands_get_the_same_answer(pair: tuple[Device, Device], name: str) -> None:
+    unexplained = []
+    for what, command in variants(name):
+        answers = ours, theirs = pair[0].rc(command), pair[1].rc(command)
+        if ours != theirs and (name, ours, theirs) not in FORMS:
+            unexplained.append((what, *map(hex, answers)))
+    assert not unexplained
+
+
+def test_no_damage_has_switched_either_off(pair: tuple[Device, Device]) -> None:
+    """Runs last: whatever was sent, both are alive and have the same static PCRs."""
+    for device in pair:
+        assert device.rc(sample_frame(TABLE["TPM_GetTestResult"], 0)) == Rc.SUCCESS
