@@ -182,17 +182,26 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a small file, all or nothing; it is on disk when this returns."""
+    """Replace a small file, all or nothing; it is on disk when this returns.
+
+    Raises:
+        StateError: the disk is full or fails.
+    """
     temporary = path.with_name(path.name + ".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        fd = os.open(temporary, flags, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StateError(
+            f"cannot write {path}: {error.strerror}", hint="check the disk and the directory"
+        ) from error
