@@ -97,6 +97,7 @@ class QemuFace:
         clock: Clock | None = None,
     ) -> None:
         self._one_guest = one_guest
+        self._was_guest = False  # a client has had a data channel
         self._listener = listener
         self._port = port
         self._clock = clock or RealClock()
@@ -295,6 +296,7 @@ class QemuFace:
                     self._port.cancel()
                 case Attach():
                     self._data, self._offered = self._offered, None
+                    self._was_guest = True
                 case ShutDown():
                     self._ending = True
 
@@ -323,7 +325,7 @@ class QemuFace:
         """End the client's connection and go back to listening."""
         if reason is not None:
             _log.warning("hanging up on the vTPM's client: %s", reason)
-        if self._one_guest and self._data is not None:
+        if self._one_guest and self._was_guest:
             self._ending = True
         for channel in (self._client, self._data, self._offered):
             if channel is not None:
