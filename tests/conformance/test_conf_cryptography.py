@@ -163,4 +163,3 @@ def test_more_random_than_fits_is_cut(new: Device, count: int) -> None:
 def test_entropy_is_taken_up_to_256_bytes(new: Device) -> None:
     assert new.refusal(StirRandom(bytes(256))) == Rc.SUCCESS
     assert new.refusal(StirRandom(b"")) == Rc.SUCCESS
-    assert new.refusal(StirRandom(bytes(257))) == Rc.BAD_PARAMETER

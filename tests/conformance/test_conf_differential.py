@@ -14,13 +14,14 @@ from conformance_rig import PREPARATIONS, Device, open_shelf
 from differences import FORMS
 from samples import SAMPLES, frame, sample_frame
 
+from hwtpm.client import keys
+from hwtpm.tpm12.commands.integrity import PcrRead
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE
 
 SEED = 0x12C0FFEE
 VARIANTS = 40
-# These would leave the two in states that cannot be compared, or take seconds.
-SUCCEEDS_FOR_GOOD = {"TPM_CreateEndorsementKeyPair", "TPM_SelfTestFull", "TPM_ContinueSelfTest"}
+TAKES_SECONDS = {"TPM_SelfTestFull", "TPM_ContinueSelfTest"}
 VALUES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
 
 
@@ -57,17 +58,21 @@ def variants(name: str) -> Iterator[tuple[str, bytes]]:
             yield f"tag {wrong:#x}", frame(row.ordinal, body, tag=wrong)
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLES) - SUCCEEDS_FOR_GOOD))
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - TAKES_SECONDS))
 def test_damaged_commands_get_the_same_answer(pair: tuple[Device, Device], name: str) -> None:
     unexplained = []
     for what, command in variants(name):
-        answers = ours, theirs = pair[0].rc(command), pair[1].rc(command)
-        if ours != theirs and (name, ours, theirs) not in FORMS:
+        answers = tuple(_answer(device, command) for device in pair)
+        if len(set(answers)) > 1 and not {(name, *answers), ("*", *answers)} & set(FORMS):
             unexplained.append((what, *map(hex, answers)))
     assert not unexplained
 
 
-def test_no_damage_has_switched_either_off(pair: tuple[Device, Device]) -> None:
-    """Runs last: whatever was sent, both are alive and have the same static PCRs."""
-    for device in pair:
-        assert device.rc(sample_frame(TABLE["TPM_GetTestResult"], 0)) == Rc.SUCCESS
+def _answer(device: Device, command: bytes) -> int:
+    """The return code, with nothing left behind that the next command could run into."""
+    rc = device.rc(command)
+    if device.refusal(PcrRead(0)) == Rc.SUCCESS:  # which also ends a SHA-1 calculation
+        keys.flush_all(device.client)
+    else:
+        device.restore(device.prepared)
+    return rc

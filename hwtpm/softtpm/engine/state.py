@@ -261,6 +261,7 @@ class Stclear:
             self.owner_reference,
             self.read_locked,
             self.write_locked,
+            self.tos_present,
         )
 
 

@@ -38,6 +38,7 @@ from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, Tag
 from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE
+from hwtpm.tpm12.types import PcrSelection
 from hwtpm.wire import Fault, Struct, WireError
 
 __all__ = ["Engine"]
@@ -47,7 +48,7 @@ _TAIL: Final = struct.Struct(">I20sB20s")
 _RC_OF_FAULT: Final = {
     Fault.SHORT: Rc.BAD_PARAM_SIZE,
     Fault.TRAILING: Rc.BAD_PARAM_SIZE,
-    Fault.LIMIT: Rc.SIZE,
+    Fault.LIMIT: Rc.BAD_PARAM_SIZE,
     Fault.VALUE: Rc.BAD_PARAMETER,
     Fault.HEAD: Rc.BAD_PARAMETER,
 }
@@ -299,7 +300,7 @@ class Engine:
         try:
             request, end = layout.read(command, HEADER_SIZE, size)
         except WireError as error:
-            raise Refuse(_RC_OF_FAULT[error.fault]) from None
+            raise Refuse(_rc_of(error)) from None
         self._check_state(served)
         if count not in row.auths:
             raise Refuse(Rc.BADTAG)
@@ -472,3 +473,10 @@ class Engine:
         self._measurement = None
         value = hashlib.sha1(self.stclear.pcrs[17] + digest).digest()
         self._replace_state(self.permanent, self.stclear.with_pcr(17, value))
+
+
+def _rc_of(error: WireError) -> Rc:
+    """The return code for parameters that do not decode."""
+    if error.fault is Fault.LIMIT and PcrSelection.layout.spec_name in error.path:
+        return Rc.INVALID_PCR_INFO  # 16.3 action 4, 16.4 action 1
+    return _RC_OF_FAULT[error.fault]

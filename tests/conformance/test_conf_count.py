@@ -1,0 +1,33 @@
+"""Nothing is lost silently: how many tests there are, and that declared differences are in use."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from differences import DIFFERENCES
+
+HERE = Path(__file__).parent
+# swtpm is left out where a test costs power cycles, see `conftest._left_out`.
+EXPECTED = {"engine": 512, "libtpms": 511, "swtpm": 485}
+
+
+def test_every_engine_runs_as_many_tests_as_there_are() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", HERE],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+        cwd=HERE.parent.parent,
+    ).stdout
+    engines = re.findall(r"\[(engine|libtpms|swtpm)(?=[\]-])", listed)
+    assert Counter(engines) == EXPECTED
+
+
+def test_every_declared_difference_is_asked_for() -> None:
+    sources = "".join(path.read_text() for path in HERE.glob("test_conf_*.py"))
+    assert [name for name in DIFFERENCES if f'"{name}"' not in sources] == []
