@@ -1,0 +1,1 @@
+"""Side-by-side measurements of our vTPM and swtpm: `python -m benchmarks`. Nothing is asserted."""
