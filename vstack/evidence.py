@@ -133,6 +133,10 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
     findings.append(f"the vTPM's identity key signed the same challenge and PCRs {_ranges(pcrs)}")
     if evidence.log:
         findings.append(_check_log(_bytes(evidence.log, "event log"), pcrs))
+    else:
+        findings.append(
+            "NO EVENT LOG came with it: what was measured into the PCRs is not explained"
+        )
     return Verdict(vtpm.uuid, pcrs, chip_pcrs, findings)
 
 

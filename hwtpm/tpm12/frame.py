@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from hwtpm.errors import ProtocolError
+from hwtpm.errors import ProtocolError, Unsupported
 from hwtpm.tpm12.const import MAX_FRAME, Tag
 
 __all__ = [
@@ -32,6 +32,7 @@ AUTH_RESPONSE_SIZE = 41
 _HEADER = struct.Struct(">HII")
 _AUTH_REQUEST = struct.Struct(">I20sB20s")
 _AUTH_RESPONSE = struct.Struct(">20sB20s")
+_TPM2_TAGS = (0x8001, 0x8002)
 _REQUEST_TAGS = (Tag.RQU_COMMAND, Tag.RQU_AUTH1, Tag.RQU_AUTH2)
 _RESPONSE_TAGS = (Tag.RSP_COMMAND, Tag.RSP_AUTH1, Tag.RSP_AUTH2)
 
@@ -90,12 +91,17 @@ def parse_response(frame: bytes) -> ResponseFrame:
 
     Raises:
         ProtocolError: it is no TPM 1.2 response frame.
+        Unsupported: it is one of a TPM 2.0.
     """
     if len(frame) < HEADER_SIZE:
         raise ProtocolError(f"a TPM response has at least 10 bytes, this one {len(frame)}")
     tag, size, rc = _HEADER.unpack_from(frame)
     if size != len(frame) or size > MAX_FRAME:
         raise ProtocolError(f"the response says it has {size} bytes and has {len(frame)}")
+    if tag in _TPM2_TAGS:
+        raise Unsupported(
+            "the answer is that of a TPM 2.0", hint="name a TPM 1.2; TPM 2.0 is not supported yet"
+        )
     if tag not in _RESPONSE_TAGS:
         raise ProtocolError(f"{tag:#06x} is not the tag of a TPM 1.2 response")
     count = tag - Tag.RSP_COMMAND

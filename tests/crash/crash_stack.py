@@ -27,7 +27,7 @@ from hwtpm.transport.address import open_transport
 from vstack.host import supervisor as host
 from vstack.host.layout import Layout
 from vstack.ipc.children import Child, spawn
-from vstack.ipc.rpc import Client
+from vstack.ipc.rpc import Client, Json
 
 __all__ = ["kill_stack"]
 
@@ -133,12 +133,18 @@ def _supervise(layout: Layout) -> None:
         return
 
 
+def _running(status: Json) -> bool:
+    vtpms = status["vtpms"]
+    assert isinstance(vtpms, list)
+    return any(one["name"] == _GUEST and one["running"] for one in vtpms)
+
+
 def _create(layout: Layout) -> None:
     deadline = time.monotonic() + _DEADLINE_S
     while time.monotonic() < deadline:
         try:
             with Client.connect(layout.control, "the stack") as stack:
-                if _GUEST in str(stack.call("vtpm_list")):
+                if _running(stack.call("status")):
                     return
                 stack.call("vtpm_create", {"name": _GUEST, "engine": "engine"})
         except DeviceNotFound:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from e2e_stack import PROGRAMS, Stack
+from e2e_stack import PROGRAMS, Stack, wait_until
 
 EXAMPLE_KEY = "00000001000300010000000000000100" + "c5" * 256
 """A TPM_PUBKEY by its form: RSA, schemes, no parameters, 256 bytes of modulus."""
@@ -164,6 +165,9 @@ def test_evidence_holds_for_an_independent_verifier_and_nothing_can_be_exchanged
     truncated = evidence | {"log": evidence["log"][: len(evidence["log"]) // 4 * 2]}
     forged_file.write_text(json.dumps(truncated))
     assert stack.error("vstack", "verify", str(forged_file), *arguments)[0] in (5, 9)
+    forged_file.write_text(json.dumps(evidence | {"log": ""}))
+    unexplained = stack.json("vstack", "verify", str(forged_file), *arguments)["findings"]
+    assert any("NO EVENT LOG" in finding for finding in unexplained)
     replayed = ["--challenge", os.urandom(20).hex(), "--chip-aik", chip_aik.hex()]
     assert stack.error("vstack", "verify", str(kept / "evidence.json"), *replayed)[0] == 9
     foreign = ["--challenge", challenge.hex(), "--chip-aik", evidence["vtpm"]["aik"]]
@@ -181,4 +185,29 @@ def test_verify_needs_no_stack_and_names_a_file_that_is_no_evidence(tmp_path: Pa
     key = ["--chip-aik", EXAMPLE_KEY]
     assert stack.error("vstack", "verify", str(bad), *nonce, *key)[0] == 5
     missing = str(tmp_path / "missing.json")
-    assert stack.error("vstack", "verify", missing, *nonce, *key)[0] == 4
+    assert stack.error("vstack", "verify", missing, *nonce, *key)[0] == 3
+
+
+def test_a_demo_that_is_terminated_leaves_nothing_running(stack: Stack) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        demo = subprocess.Popen(
+            [str(PROGRAMS / "vstack"), "demo"],
+            env=stack.environment | {"TMPDIR": str(stack.root)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "attaching a guest" in line:
+                break
+        demo.send_signal(number)
+        demo.wait(timeout=60)
+        demo.stdout.close()
+        wait_until(lambda: stack.processes() == [])
+
+
+def test_keep_refuses_a_directory_that_is_in_use(stack: Stack) -> None:
+    (stack.root / "used").mkdir()
+    (stack.root / "used" / "file").touch()
+    code, error = stack.error("vstack", "demo", "--keep", str(stack.root / "used"))
+    assert (code, error["kind"]) == (2, "usage")

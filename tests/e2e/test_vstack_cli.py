@@ -131,3 +131,77 @@ def test_another_chip_is_refused_and_nothing_is_changed(stack: Stack) -> None:
     assert "another chip" in error["message"]
     assert contents() == before
     assert stack.json("vstack", "up")["vtpms"][0]["running"] is True
+
+
+def test_a_lost_description_neither_hides_nor_overwrites_the_state_of_a_vtpm(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "vtpm", "create", "b")
+    stack.run("vstack", "down")
+    directory = stack.root / "state" / "vtpms" / "a"
+    description = (directory / "vtpm.json").read_bytes()
+    (directory / "vtpm.json").unlink()
+    copies = {path: path.read_bytes() for path in directory.iterdir()}
+    up = {one["name"]: one for one in stack.json("vstack", "up")["vtpms"]}
+    assert up["b"]["running"] is True
+    assert up["a"]["running"] is False
+    assert "vtpm.json" in up["a"]["problem"]["message"]
+    assert stack.error("vstack", "vtpm", "create", "a")[0] == 13
+    assert {path: path.read_bytes() for path in directory.iterdir()} == copies
+    (directory / "vtpm.json").write_bytes(description)
+    assert stack.json("vstack", "vtpm", "start", "a")["running"] is True
+
+
+def test_a_damaged_description_keeps_only_its_own_vtpm_down(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "vtpm", "create", "b")
+    stack.run("vstack", "down")
+    (stack.root / "state" / "vtpms" / "a" / "vtpm.json").write_text("")
+    up = {one["name"]: one["running"] for one in stack.json("vstack", "up")["vtpms"]}
+    assert up == {"a": False, "b": True}
+
+
+def test_a_mended_vtpm_starts_without_stopping_the_others(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "down")
+    directory = stack.root / "state" / "vtpms" / "a"
+    copies = {path: path.read_bytes() for path in directory.glob("state.*")}
+    for path in copies:
+        path.write_bytes(b"damaged")
+    assert stack.json("vstack", "up")["vtpms"][0]["running"] is False
+    code, error = stack.error("vstack", "vtpm", "start", "a")
+    assert (code, error["kind"]) == (13, "state")
+    for path, content in copies.items():
+        path.write_bytes(content)
+    assert stack.json("vstack", "vtpm", "start", "a")["running"] is True
+
+
+def test_two_stacks_cannot_share_a_run_directory(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    other = ["--state", str(stack.root / "other")]
+    code, error = stack.error("vstack", "up", "--chip", "sim:", *other)
+    assert (code, error["kind"]) == (12, "busy")
+    assert stack.error("vstack", "down", *other)[0] == 2  # it is not that stack
+    assert stack.json("vstack", "status")["vtpms"] == []
+
+
+def test_a_lost_store_is_never_replaced_without_being_told(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "down")
+    for path in (stack.root / "state").glob("manager.db*"):
+        path.unlink()
+    code, error = stack.error("vstack", "up")
+    assert code == 13
+    assert "--new-manager" in error["hint"]
+    up = stack.json("vstack", "up", "--new-manager")
+    assert up["vtpms"][0]["running"] is False
+    assert "has no key for it" in up["vtpms"][0]["problem"]["message"]
+
+
+def test_a_run_directory_with_too_long_a_path_is_named(stack: Stack) -> None:
+    long = str(stack.root / ("x" * 120))
+    assert stack.error("vstack", "status", "--run", long)[0] == 4
+    assert stack.error("vstack", "up", "--chip", "sim:", "--run", long)[0] == 2

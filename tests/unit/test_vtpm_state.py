@@ -286,7 +286,6 @@ def test_a_link_in_place_of_a_copy_is_not_followed(folder: StateFolder, tmp_path
     target = tmp_path.parent / f"{tmp_path.name}-target"
     target.write_bytes(b"precious")
     (folder.directory / "state.0").symlink_to(target)
-    state = SealedState(folder, Keeper(), fresh=True)
     with pytest.raises((StateError, AccessDenied)):
-        state.store(StateName.PERMANENT, b"x")
+        SealedState(folder, Keeper(), fresh=True).store(StateName.PERMANENT, b"x")
     assert target.read_bytes() == b"precious"

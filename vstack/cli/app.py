@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -12,16 +13,19 @@ from hwtpm.cli.app import version
 from hwtpm.cli.program import Job
 from hwtpm.cli.program import run as run_program
 from hwtpm.cli.render import Answer, Origin, Table
-from hwtpm.errors import AccessDenied, UsageError
+from hwtpm.errors import AccessDenied, DeviceNotFound, UsageError
 from hwtpm.tpm12.types import PubKey
 from hwtpm.wire import WireError
 from vstack.cli.options import DEFAULT, Common, note_chip
 from vstack.host import daemon
+from vstack.host.supervisor import Permit
 from vstack.ipc.rpc import Json
 
 __all__ = ["APP", "main"]
 
 APP: Final = App(name="vstack", help="Virtual TPMs whose keys a TPM chip holds.", version=version)
+_PATH_LIMIT: Final = 256  # a TPM_PUBKEY in hexadecimal is longer than any file name
+
 VTPM: Final = App(name="vtpm", help="The virtual TPMs of a running stack.")
 APP.command(VTPM)
 
@@ -31,7 +35,14 @@ def _progress(text: str) -> None:
 
 
 @APP.command
-def up(*, chip: str | None = None, foreground: bool = False, common: Common = DEFAULT) -> Job:
+def up(
+    *,
+    chip: str | None = None,
+    foreground: bool = False,
+    take_ownership: bool = False,
+    new_manager: bool = False,
+    common: Common = DEFAULT,
+) -> Job:
     """Start the manager and all vTPMs.
 
     Parameters
@@ -41,13 +52,19 @@ def up(*, chip: str | None = None, foreground: bool = False, common: Common = DE
         keeps its state in the state directory). Needed the first time; remembered afterwards.
     foreground
         Stay in the foreground, as systemd wants it.
+    take_ownership
+        Take a real chip that nobody owns into ownership, with the well-known secrets.
+    new_manager
+        Make a new manager although its store is lost; the vTPMs of the old one stay closed.
     """
+
+    permit = Permit(new_manager=new_manager, take_chip=take_ownership)
 
     def work(origin: Origin) -> Answer:
         if foreground:
-            daemon.serve(common.layout, chip, _progress)
+            daemon.serve(common.layout, chip, _progress, permit=permit)
             return Answer({"ended": True}, ("the stack has ended",))
-        status = daemon.start(common.layout, chip, _progress)
+        status = daemon.start(common.layout, chip, _progress, permit=permit)
         return _status_answer(status, origin)
 
     return Job("vstack.status/1", work, as_json=common.json)
@@ -58,7 +75,7 @@ def status(*, common: Common = DEFAULT) -> Job:
     """Show the chip, the manager and the vTPMs."""
 
     def work(origin: Origin) -> Answer:
-        with daemon.control(common.layout) as client:
+        with common.connect() as client:
             return _status_answer(client.call("status"), origin)
 
     return Job("vstack.status/1", work, as_json=common.json)
@@ -70,6 +87,7 @@ def down(*, common: Common = DEFAULT) -> Job:
 
     def work(origin: Origin) -> Answer:
         del origin
+        common.connect().close()  # it is the stack that was meant
         daemon.stop(common.layout)
         return Answer({"stopped": True}, ("the stack is down",))
 
@@ -89,9 +107,28 @@ def create(name: str, *, engine: str = "engine", common: Common = DEFAULT) -> Jo
     """
 
     def work(origin: Origin) -> Answer:
-        with daemon.control(common.layout) as client:
+        with common.connect() as client:
             note_chip(origin, client.call("status"))
             shown = client.call("vtpm_create", {"name": name, "engine": engine})
+        return Answer(shown, (_vtpm_table(shown),))
+
+    return Job("vstack.vtpm/1", work, as_json=common.json)
+
+
+@VTPM.command
+def start(name: str, *, common: Common = DEFAULT) -> Job:
+    """Start a virtual TPM that is down, once what kept it down has been mended.
+
+    Parameters
+    ----------
+    name
+        Its name on this host.
+    """
+
+    def work(origin: Origin) -> Answer:
+        with common.connect() as client:
+            note_chip(origin, client.call("status"))
+            shown = client.call("vtpm_start", {"name": name})
         return Answer(shown, (_vtpm_table(shown),))
 
     return Job("vstack.vtpm/1", work, as_json=common.json)
@@ -102,7 +139,7 @@ def list_vtpms(*, common: Common = DEFAULT) -> Job:
     """List the virtual TPMs."""
 
     def work(origin: Origin) -> Answer:
-        with daemon.control(common.layout) as client:
+        with common.connect() as client:
             status = client.call("status")
         note_chip(origin, status)
         vtpms = _vtpms(status)
@@ -122,7 +159,7 @@ def show(name: str, *, common: Common = DEFAULT) -> Job:
     """
 
     def work(origin: Origin) -> Answer:
-        with daemon.control(common.layout) as client:
+        with common.connect() as client:
             note_chip(origin, client.call("status"))
             shown = client.call("vtpm_show", {"name": name})
         return Answer(shown, (_vtpm_table(shown),))
@@ -148,7 +185,7 @@ def verify(
         The 20 bytes that you had asked the host to include, in hexadecimal.
     chip_aik
         The chip's identity key that you trust: TPM_PUBKEY in hexadecimal, as `vstack status --json`
-        shows it.
+        shows it (manager.groups[].aik), or a file that holds it.
     json
         Print versioned JSON instead of text, errors included.
     """
@@ -161,10 +198,13 @@ def verify(
         key, nonce = _key(chip_aik), _hex(challenge, "challenge")
         try:
             data = evidence.read_bytes()
+        except FileNotFoundError as error:
+            raise DeviceNotFound(f"there is no file {evidence}") from error
         except OSError as error:
             raise AccessDenied(f"cannot read {evidence}: {error.strerror}") from error
         verdict = check(Evidence.from_json(data), nonce, key)
-        return Answer(verdict, ("the evidence holds:", *verdict.findings))
+        values = [(f"PCR {index}", value.hex()) for index, value in verdict.vtpm_pcrs.items()]
+        return Answer(verdict, ("the evidence holds:", *verdict.findings, Table(values)))
 
     return Job("vstack.verdict/1", work, as_json=json)
 
@@ -195,21 +235,31 @@ def demo(
         from vstack.demo.run import run
 
         del origin
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
         out = sys.stderr if json else sys.stdout
         return Answer(run(chip, engine, lambda line: print(line, file=out, flush=True), keep))
 
     return Job("vstack.demo/1", work, as_json=json)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """End as Ctrl-C ends it: in order, with nothing left running."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
 def _status_answer(status: Json, origin: Origin) -> Answer:
     note_chip(origin, status)
     manager = status.get("manager")
     uuid = manager.get("manager") if isinstance(manager, dict) else "?"
+    restarts = manager.get("restarts") if isinstance(manager, dict) else 0
     vtpms = _vtpms(status)
     return Answer(
         status,
         (
-            f"manager {uuid}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}",
+            f"manager {uuid}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}"
+            + (f", manager started again {restarts} times" if restarts else ""),
             f"state in {status.get('state')}, sockets in {status.get('run')}",
             *((_list_table(vtpms),) if vtpms else ()),
         ),
@@ -224,17 +274,17 @@ def _vtpms(status: Json) -> list[Json]:
 def _state_of(vtpm: Json) -> str:
     problem = vtpm.get("problem")
     if isinstance(problem, dict):
-        return f"down: {problem.get('message')}"
+        hint = problem.get("hint")
+        return f"down: {problem.get('message')}{f' (next: {hint})' if hint else ''}"
     if vtpm.get("running") is not True:
         return "starting"
     return "running, guest attached" if vtpm.get("guest_attached") is True else "running"
 
 
 def _list_table(vtpms: list[Json]) -> Table:
-    rows = [
-        (str(one["name"]), str(one["uuid"]), str(one["engine"]), _state_of(one)) for one in vtpms
-    ]
-    return Table(rows, ("vTPM", "uuid", "engine", "state"))
+    columns = ("name", "uuid", "engine", "restarts")
+    rows = [(*(str(one.get(key, "-")) for key in columns), _state_of(one)) for one in vtpms]
+    return Table(rows, ("vTPM", "uuid", "engine", "restarts", "state"))
 
 
 def _vtpm_table(vtpm: Json) -> Table:
@@ -251,6 +301,8 @@ def _hex(text: str, what: str) -> bytes:
 
 
 def _key(text: str) -> PubKey:
+    if len(text) < _PATH_LIMIT and Path(text).is_file():
+        text = Path(text).read_text().strip()
     try:
         return PubKey.decode(_hex(text, "chip's key"))
     except WireError as error:

@@ -10,9 +10,11 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from hwtpm.cli.render import Origin
+from hwtpm.errors import UsageError
 from hwtpm.transport.base import Attached
+from vstack.host import daemon
 from vstack.host.layout import Layout
-from vstack.ipc.rpc import Json
+from vstack.ipc.rpc import Client, Json
 
 __all__ = ["DEFAULT", "Common", "note_chip"]
 
@@ -26,7 +28,8 @@ class Common:
     """State directory; /var/lib/vstack for root, else in your home."""
 
     run: Annotated[Path | None, Parameter(env_var="VSTACK_RUN")] = None
-    """Run directory with the sockets; /run/vstack for root, else in your runtime directory."""
+    """Run directory with the sockets; /run/vstack for root, else in your runtime directory, or in
+    the state directory if you have none."""
 
     json: Annotated[bool, Parameter(negative=())] = False
     """Print versioned JSON instead of text, errors included."""
@@ -38,10 +41,29 @@ class Common:
         if os.geteuid() == 0:
             state, run = state or Path("/var/lib/vstack"), run or Path("/run/vstack")
         else:
-            from platformdirs import user_runtime_path, user_state_path
+            from platformdirs import user_state_path
 
-            state, run = state or user_state_path("vstack"), run or user_runtime_path("vstack")
+            runtime = os.environ.get("XDG_RUNTIME_DIR")
+            state = state or user_state_path("vstack")
+            run = run or (Path(runtime) / "vstack" if runtime else state / "run")
         return Layout(state.absolute(), run.absolute())
+
+    def connect(self) -> Client:
+        """A connection to the stack that runs there.
+
+        Raises:
+            DeviceNotFound: none does.
+            UsageError: it works on another state directory than the one that was named.
+        """
+        client = daemon.control(self.layout)
+        state = client.call("where").get("state")
+        if self.state is not None and state != str(self.layout.state):
+            client.close()
+            raise UsageError(
+                f"the stack at {self.layout.run} works on {state}, not on {self.layout.state}",
+                hint="name the run directory of the stack that you mean",
+            )
+        return client
 
 
 DEFAULT: Final = Common()

@@ -70,8 +70,8 @@ def _boot_own(run_directory: Path, name: str) -> Iterator[Booted]:
         tis = TisTransport(LpcPort(LpcWindow(chip)), RealClock(), duration_s=Deadlines().of_ordinal)
         with contextlib.closing(_Firmware(tis)) as firmware:
             yield Booted(
-                "no QEMU here: our own TIS driver on our own TIS device, with the measurements "
-                "of a BIOS",
+                "no QEMU here (package qemu-system-x86): our own TIS driver on our own TIS "
+                "device, with the measurements of a BIOS",
                 firmware.measure(),
             )
 

@@ -17,7 +17,13 @@ from hwtpm.client.identity import Credential
 from hwtpm.client.quote import Quote
 from hwtpm.client.rsa import from_public_key, to_public_key
 from hwtpm.client.session import Tpm
-from hwtpm.errors import HwtpmError, StateError, VerificationError
+from hwtpm.errors import (
+    AccessDenied,
+    HwtpmError,
+    StateError,
+    UsageError,
+    VerificationError,
+)
 from hwtpm.tpm12 import eventlog
 from hwtpm.tpm12.types import PubKey, SymmetricKey
 from hwtpm.transport.address import open_transport
@@ -49,11 +55,12 @@ class Outcome:
 
 
 class _Demo:
-    def __init__(self, chip: str, engine: str, directory: Path, say: Say) -> None:
+    def __init__(self, chip: str, engine: str, directory: Path, say: Say, *, keeps: bool) -> None:
         self._chip = chip
         self._engine = engine
         self._directory = directory
         self._say = say
+        self._keeps = keeps
         self._layout = Layout(directory / "state", directory / "run")
         self._authority = _privacy_ca()
 
@@ -71,6 +78,12 @@ class _Demo:
         self._other_chip()
         seconds = time.monotonic() - started
         self._say(f"\ndone in {seconds:.1f} s; nothing is left running")
+        if self._keeps:
+            self._say(
+                f"kept in {self._directory}; check it again: vstack verify "
+                f"{self._directory}/evidence.json --chip-aik {self._directory}/chip-aik.hex "
+                f"--challenge {evidence.challenge}"
+            )
         return Outcome(
             str(chip["description"]),
             chip["real_hardware"] is True,
@@ -84,7 +97,7 @@ class _Demo:
 
     def _start(self) -> Json:
         self._step("starting the vTPM manager on its chip")
-        status = daemon.start(self._layout, self._chip, self._detail)
+        status = daemon.start(self._layout, self._chip, self._detail, tied=True)
         chip = _object(status, "manager", "chip")
         self._detail(f"runs on {chip['address']}: {chip['description']}")
         if chip["real_hardware"] is True:
@@ -92,7 +105,7 @@ class _Demo:
         else:
             self._detail("this is NOT real hardware: a software TPM plays the chip")
         self._detail(
-            "it took the chip into ownership, made its store and its first group; "
+            "it owns the chip and has made its store and its first group; "
             "its keys are sealed under the chip's SRK"
         )
         return status
@@ -214,7 +227,7 @@ class _Demo:
         self._step("stopping everything and starting it again")
         daemon.stop(self._layout)
         self._detail("stopped")
-        status = daemon.start(self._layout, None, self._detail)
+        status = daemon.start(self._layout, None, self._detail, tied=True)
         if PubKey.decode(bytes.fromhex(str(_first_group(status)["aik"]))) != chip_aik:
             raise VerificationError("the manager came back with another identity key")
         again = self._call("vtpm_show", {"name": _NAME})
@@ -236,14 +249,14 @@ class _Demo:
         before = _digest(moved.state)
         self._expect(
             "manager's store on another chip",
-            lambda: daemon.start(moved, "sim:", lambda _: None),
+            lambda: daemon.start(moved, "sim:", lambda _: None, tied=True),
         )
         moved.store.unlink()
         moved.config.unlink()
         for extra in moved.state.glob("manager.db-*"):
             extra.unlink()
         vtpms = _digest(moved.state / "vtpms")
-        status = daemon.start(moved, "sim:", lambda _: None)
+        status = daemon.start(moved, "sim:", lambda _: None, tied=True)
         daemon.stop(moved)
         problem = _object(_object({"v": _list(status, "vtpms")[0]}, "v"), "problem")
         self._detail(f"vTPM's state on another chip, new manager: {problem['message']}")
@@ -285,9 +298,15 @@ def run(chip: str, engine: str, say: Say, keep: Path | None = None) -> Outcome:
         HwtpmError: a step failed; nothing is left running.
     """
     directory = keep or Path(tempfile.mkdtemp(prefix="vstack-demo-"))
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        return _Demo(chip, engine, directory, say).run()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        used = any(directory.iterdir())
+    except OSError as error:
+        raise AccessDenied(f"cannot use {directory}: {error.strerror}") from error
+    if used:
+        raise UsageError(f"{directory} is not empty", hint="name a new directory to keep things in")
+    try:
+        return _Demo(chip, engine, directory, say, keeps=keep is not None).run()
     finally:
         for name in ("run", "run2"):
             try:

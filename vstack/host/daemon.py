@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -13,8 +14,8 @@ import msgspec
 
 from hwtpm.errors import HwtpmError, ProtocolError, Timeout
 from vstack.host.layout import Layout
-from vstack.host.supervisor import Supervisor
-from vstack.ipc.children import log_to
+from vstack.host.supervisor import NOTHING, Permit, Supervisor
+from vstack.ipc.children import end_with_parent, log_to
 from vstack.ipc.rpc import Client, Json, error_from_json, error_to_json
 
 __all__ = ["control", "serve", "start", "stop"]
@@ -23,16 +24,36 @@ _LOG: Final = logging.getLogger(__name__)
 _STOP_TIMEOUT_S: Final = 60.0
 
 
-def serve(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> None:
+def serve(
+    layout: Layout,
+    chip: str | None,
+    progress: Callable[[str], None],
+    *,
+    permit: Permit = NOTHING,
+) -> None:
     """Run a stack in this process until it is told to stop (for systemd and the like)."""
-    supervisor = Supervisor(layout, chip, progress)
+    supervisor = Supervisor(layout, chip, progress, permit)
     supervisor.start()
     progress("ready")
     supervisor.run()
 
 
-def start(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> Json:
+def start(
+    layout: Layout,
+    chip: str | None,
+    progress: Callable[[str], None],
+    *,
+    permit: Permit = NOTHING,
+    tied: bool = False,
+) -> Json:
     """Start a stack in the background; returns its status once everything answers.
+
+    Args:
+        layout: where it lies.
+        chip: the chip's address; None for the one used before.
+        progress: told one line about each step.
+        permit: what it may do beyond starting.
+        tied: it ends with the caller's process instead of outliving it.
 
     The caller must have one thread only: the supervisor is forked from it.
 
@@ -40,10 +61,11 @@ def start(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> 
         HwtpmError: what kept it from starting; nothing is left running.
     """
     layout.prepare()
+    parent = os.getpid()
     reading, writing = os.pipe()
     if (pid := os.fork()) == 0:
         os.close(reading)
-        _become_daemon(layout, chip, writing)
+        _become_supervisor(layout, chip, writing, permit, parent if tied else None)
     os.close(writing)
     outcome: Json = {}
     with os.fdopen(reading, "rb") as lines:
@@ -51,7 +73,8 @@ def start(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> 
             outcome = msgspec.json.decode(line, type=dict[str, object])
             if "progress" in outcome:
                 progress(str(outcome["progress"]))
-    os.waitpid(pid, 0)
+    if not tied:
+        os.waitpid(pid, 0)
     status = outcome.get("status")
     if isinstance(status, dict):
         return status
@@ -63,12 +86,16 @@ def start(layout: Layout, chip: str | None, progress: Callable[[str], None]) -> 
     )
 
 
-def _become_daemon(layout: Layout, chip: str | None, report: int) -> None:
+def _become_supervisor(
+    layout: Layout, chip: str | None, report: int, permit: Permit, parent: int | None
+) -> None:
     """In the child: leave the terminal, start the stack, report, serve. Never returns."""
     code = 1
     try:
         os.setsid()
-        if os.fork():
+        if parent is not None:
+            end_with_parent(parent)
+        elif os.fork():
             os._exit(0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -86,7 +113,7 @@ def _become_daemon(layout: Layout, chip: str | None, report: int) -> None:
                 _LOG.info("%s", text)
                 tell({"progress": text})
 
-            supervisor = Supervisor(layout, chip, progress)
+            supervisor = Supervisor(layout, chip, progress, permit)
             try:
                 tell({"status": supervisor.start()})
             except HwtpmError as error:
@@ -119,7 +146,7 @@ def stop(layout: Layout) -> None:
         Timeout: it does not end.
     """
     with control(layout) as client:
-        pid = int(str(client.call("status").get("pid")))
+        pid = int(str(client.call("where").get("pid")))
         watch = os.pidfd_open(pid)
         client.call("down")
     try:
@@ -132,3 +159,5 @@ def stop(layout: Layout) -> None:
             )
     finally:
         os.close(watch)
+        with contextlib.suppress(ChildProcessError):  # it is ours only if it is tied to us
+            os.waitpid(pid, os.WNOHANG)

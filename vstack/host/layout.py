@@ -73,24 +73,29 @@ class Layout:
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise AccessDenied(
                     f"others can write to {directory}, or it belongs to somebody else",
-                    hint=f"make it yours alone: chmod 700 {directory}",
+                    hint="make it yours alone (chown, chmod 700), or choose another directory",
                 )
 
-    def lock(self) -> int:
-        """Hold the state directory; the descriptor keeps the lock.
+    def lock(self) -> list[int]:
+        """Hold both directories; the descriptors keep the locks.
 
         Raises:
-            Busy: another stack runs on it.
+            Busy: another stack runs on one of them.
         """
-        fd = os.open(self.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise Busy(
-                f"a stack runs on {self.state} already", hint="see it: vstack status"
-            ) from error
-        return fd
+        held: list[int] = []
+        for directory in (self.state, self.run):
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.append(fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                for taken in held:
+                    os.close(taken)
+                raise Busy(
+                    f"a stack runs on {directory} already",
+                    hint="see it: vstack status; or choose another --state and --run",
+                ) from error
+        return held
 
     @property
     def control(self) -> Path:
@@ -137,8 +142,8 @@ class Layout:
         return self.run / "vtpms" / name
 
     def vtpm_names(self) -> list[str]:
-        """The vTPMs that have a description, by name."""
-        return sorted(path.parent.name for path in (self.state / "vtpms").glob("*/vtpm.json"))
+        """All vTPMs that have a directory, readable or not, by name."""
+        return sorted(path.name for path in (self.state / "vtpms").iterdir() if path.is_dir())
 
     def read_stack(self) -> StackConfig | None:
         """The stack's configuration, if it has been up before."""
@@ -149,8 +154,15 @@ class Layout:
 
         Raises:
             DeviceNotFound: there is no such vTPM.
+            StateError: its description is damaged, or missing beside a state.
         """
-        config = _read(self.vtpm_state(name) / "vtpm.json", VtpmConfig)
+        directory = self.vtpm_state(name)
+        config = _read(directory / "vtpm.json", VtpmConfig)
+        if config is None and directory.is_dir() and any(directory.iterdir()):
+            raise StateError(
+                f"{directory} holds files of a vTPM but no vtpm.json, which says whose they are",
+                hint="put vtpm.json back from a backup, or move the directory away",
+            )
         if config is None:
             raise DeviceNotFound(
                 f"there is no vTPM {name!r} in {self.state}", hint="see them: vstack vtpm list"

@@ -24,7 +24,7 @@ from vstack.vtpmmgr import server as manager_server
 from vstack.vtpmmgr.protocol import ManagerClient
 from vstack.xen.local import FrontEnd, RingFds
 
-__all__ = ["VtpmTask", "face", "manager", "prepare", "vtpm"]
+__all__ = ["ManagerTask", "VtpmTask", "face", "manager", "prepare", "vtpm"]
 
 _LOG: Final = logging.getLogger(__name__)
 _MANAGER_TIMEOUT_S: Final = 60.0
@@ -36,9 +36,22 @@ def prepare() -> None:
     import hwtpm.softtpm.engine  # noqa: F401
 
 
-def manager(channel: socket.socket, chip: str, store: Path, create: bool) -> None:
+@dataclass(frozen=True)
+class ManagerTask:
+    """What the manager's process is told; see `vstack.vtpmmgr.server.run`."""
+
+    channel: socket.socket
+    chip: str
+    store: Path
+    create: bool
+    take_chip: bool
+
+
+def manager(task: ManagerTask) -> None:
     """The vTPM manager."""
-    manager_server.run(channel, chip, store, create=create)
+    manager_server.run(
+        task.channel, task.chip, task.store, create=task.create, take_chip=task.take_chip
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ def face(listener: socket.socket, host_socket: Path, name: str) -> None:
             listener.accept()[0].close()  # the QEMU that asked sees a closed channel
         raise
     with port:
-        served = QemuFace(listener, port, one_guest=True)
+        served = QemuFace(listener, port, one_client=True)
         signal.signal(signal.SIGTERM, lambda *_: served.stop())
         served.serve()
         served.close()

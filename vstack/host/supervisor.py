@@ -15,10 +15,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from hwtpm.errors import Busy, HwtpmError, StateError, UsageError
+from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, UsageError
 from hwtpm.softtpm.engines import ENGINES
 from vstack.host import processes
 from vstack.host.layout import Layout, StackConfig, VtpmConfig
@@ -27,7 +28,7 @@ from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
 from vstack.xen.local import FrontEnd, LocalRing
 
-__all__ = ["Supervisor"]
+__all__ = ["NOTHING", "Permit", "Supervisor"]
 
 _LOG: Final = logging.getLogger(__name__)
 _START_TIMEOUT_S: Final = 300.0  # a real chip makes an EK and an SRK in minutes, not seconds
@@ -39,6 +40,45 @@ _LONGEST_DELAY_S: Final = 10.0
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Permit:
+    """What the administrator allows a start to do beyond starting.
+
+    `new_manager`: make a new manager although there has been one before. `take_chip`: take a real
+    chip that nobody owns into ownership.
+    """
+
+    new_manager: bool = False
+    take_chip: bool = False
+
+
+NOTHING: Final = Permit()
+
+
+@dataclass(frozen=True)
+class _Sockets:
+    """What a vTPM listens on; there while it runs or is about to be started again."""
+
+    raw: socket.socket
+    host: socket.socket
+    qemu: socket.socket
+
+    @classmethod
+    def listen(cls, directory: Path) -> _Sockets:
+        """Bind the three sockets in a vTPM's run directory."""
+        return cls(
+            raw=listen(directory / "tpm.sock", socket.SOCK_STREAM),
+            host=listen(directory / "host.sock"),
+            qemu=listen(directory / "qemu.sock", socket.SOCK_STREAM),
+        )
+
+    def close(self) -> None:
+        """Stop listening, so that callers are refused and do not wait."""
+        for channel in (self.raw, self.host, self.qemu):
+            Path(channel.getsockname()).unlink(missing_ok=True)
+            channel.close()
+
+
 @dataclass
 class _Vtpm:
     """A vTPM that should run. `problem` says why it does not."""
@@ -46,9 +86,7 @@ class _Vtpm:
     name: str
     config: VtpmConfig
     ring: LocalRing
-    raw: socket.socket
-    host: socket.socket
-    qemu: socket.socket
+    sockets: _Sockets | None = None
     child: Child | None = None
     face: Child | None = None
     restarts: int = 0
@@ -62,19 +100,24 @@ class Supervisor:
         layout: where it lies.
         chip: the chip's address as the administrator gave it, None for the one used before.
         progress: told one line about each step.
+        permit: what it may do beyond starting.
     """
 
-    def __init__(self, layout: Layout, chip: str | None, progress: Progress) -> None:
+    def __init__(
+        self, layout: Layout, chip: str | None, progress: Progress, permit: Permit = NOTHING
+    ) -> None:
         self._layout = layout
+        self._permit = permit
         self._chip = chip or ""
         self._progress = progress
         self._loop = Loop()
         self._vtpms: dict[str, _Vtpm] = {}
+        self._broken: dict[str, HwtpmError] = {}  # vTPMs whose description cannot be read
         self._manager: Child | None = None
         self._manager_client: Client | None = None
         self._manager_restarts = 0
         self._stopping = False
-        self._lock = -1
+        self._locks: list[int] = []
         self._server: Server | None = None
 
     # --- life ----------------------------------------------------------------------------------
@@ -86,7 +129,7 @@ class Supervisor:
             HwtpmError: the manager cannot start; nothing is left running.
         """
         self._layout.prepare()
-        self._lock = self._layout.lock()
+        self._locks = self._layout.lock()
         known = self._layout.read_stack()
         self._chip = self._chip or (known.chip if known else "")
         if not self._chip:
@@ -97,11 +140,11 @@ class Supervisor:
             processes.prepare()
             gc.collect()
             gc.freeze()  # what is loaded now stays shared with the children
-            self._start_manager(create=known is None)
+            self._start_manager(create=known is None or self._permit.new_manager)
             if known is None or known.chip != self._chip:
                 self._layout.write_stack(StackConfig(self._chip))
             for name in self._layout.vtpm_names():
-                self._begin(name, self._layout.read_vtpm(name))
+                self._begin_known(name)
             self._server = Server(self._loop, self._call, listen(self._layout.control))
         except BaseException:
             self.stop()
@@ -113,7 +156,7 @@ class Supervisor:
         waker, wakened = socket.socketpair()
         waker.setblocking(False)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._loop.watch(wakened, self._loop.stop)
         self._loop.run()
@@ -124,12 +167,8 @@ class Supervisor:
         self._stopping = True
         for vtpm in self._vtpms.values():
             self._end(vtpm.face)
-        for vtpm in self._vtpms.values():
-            self._end(vtpm.child)
-            for channel in (vtpm.raw, vtpm.host, vtpm.qemu):
-                channel.close()
-            vtpm.ring.close()
-        self._vtpms.clear()
+        for vtpm in tuple(self._vtpms.values()):
+            self._remove(vtpm)
         if self._manager_client is not None:
             with contextlib.suppress(HwtpmError):
                 self._manager_client.call("stop")
@@ -139,9 +178,8 @@ class Supervisor:
         if self._server is not None:
             self._server.close()
         self._layout.control.unlink(missing_ok=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _end(self, child: Child | None, *, graceful: bool = False) -> None:
         if child is None:
@@ -165,9 +203,12 @@ class Supervisor:
         address = self._layout.chip_address(self._chip)
         self._progress(f"starting the vTPM manager on chip {address}")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        task = processes.ManagerTask(
+            theirs, address, self._layout.store, create, self._permit.take_chip
+        )
         self._manager = spawn(
             "vtpmmgr",
-            partial(processes.manager, theirs, address, self._layout.store, create),
+            partial(processes.manager, task),
             [theirs.fileno()],
             self._layout.log / "manager.log",
         )
@@ -207,20 +248,20 @@ class Supervisor:
 
     # --- vTPMs ---------------------------------------------------------------------------------
 
+    def _begin_known(self, name: str) -> None:
+        """Start a vTPM that is on disk; one that cannot be read must not keep the others down."""
+        try:
+            self._begin(name, self._layout.read_vtpm(name))
+        except HwtpmError as error:
+            if name not in self._vtpms:
+                self._broken[name] = error
+            self._progress(f"vTPM {name} is down: {error.message}")
+
     def _begin(self, name: str, config: VtpmConfig) -> _Vtpm:
-        run = self._layout.vtpm_run(name)
-        run.mkdir(mode=0o700, exist_ok=True)
-        vtpm = _Vtpm(
-            name,
-            config,
-            LocalRing.create(),
-            raw=listen(run / "tpm.sock", socket.SOCK_STREAM),
-            host=listen(run / "host.sock"),
-            qemu=listen(run / "qemu.sock", socket.SOCK_STREAM),
-        )
+        self._layout.vtpm_run(name).mkdir(mode=0o700, exist_ok=True)
+        vtpm = _Vtpm(name, config, LocalRing.create())
         self._vtpms[name] = vtpm
         self._progress(f"starting vTPM {name} ({config.uuid})")
-        self._loop.watch(vtpm.qemu, partial(self._start_face, vtpm))
         try:
             self._attach(vtpm)
             self._run_vtpm(vtpm)
@@ -229,12 +270,36 @@ class Supervisor:
             raise
         return vtpm
 
+    def _remove(self, vtpm: _Vtpm) -> None:
+        """End a vTPM's processes and forget it; what is on disk stays."""
+        del self._vtpms[vtpm.name]
+        self._end(vtpm.face)
+        vtpm.face = None
+        self._end(vtpm.child)
+        vtpm.child = None
+        self._close_sockets(vtpm)
+        vtpm.ring.close()
+
+    def _open_sockets(self, vtpm: _Vtpm) -> _Sockets:
+        if vtpm.sockets is None:
+            vtpm.sockets = _Sockets.listen(self._layout.vtpm_run(vtpm.name))
+            self._loop.watch(vtpm.sockets.qemu, partial(self._start_face, vtpm))
+        return vtpm.sockets
+
+    def _close_sockets(self, vtpm: _Vtpm) -> None:
+        if vtpm.sockets is not None:
+            with contextlib.suppress(KeyError):  # a face has it
+                self._loop.unwatch(vtpm.sockets.qemu)
+            vtpm.sockets.close()
+            vtpm.sockets = None
+
     def _attach(self, vtpm: _Vtpm) -> None:
         self._ask_manager("attach", {"uuid": str(vtpm.config.uuid)}, vtpm.ring.fds)
 
     def _run_vtpm(self, vtpm: _Vtpm) -> None:
         """Start the process and wait until it answers."""
         manager = str(self._ask_manager("status").get("manager"))
+        sockets = self._open_sockets(vtpm)
         task = processes.VtpmTask(
             name=vtpm.name,
             uuid=vtpm.config.uuid,
@@ -243,10 +308,10 @@ class Supervisor:
             directory=self._layout.vtpm_state(vtpm.name),
             fresh=not vtpm.config.provisioned,
             ring=vtpm.ring.fds,
-            raw=vtpm.raw,
-            host=vtpm.host,
+            raw=sockets.raw,
+            host=sockets.host,
         )
-        keep = [*vtpm.ring.fds, vtpm.raw.fileno(), vtpm.host.fileno()]
+        keep = [*vtpm.ring.fds, sockets.raw.fileno(), sockets.host.fileno()]
         log = self._layout.log / f"vtpm-{vtpm.name}.log"
         vtpm.child = spawn(f"vtpm:{vtpm.name}", partial(processes.vtpm, task), keep, log)
         self._loop.watch(vtpm.child.pidfd, partial(self._vtpm_ended, vtpm))
@@ -284,6 +349,7 @@ class Supervisor:
         vtpm.child = None
         if isinstance(vtpm.problem, StateError):
             _LOG.error("vTPM %s stays down: %s", vtpm.name, vtpm.problem)
+            self._close_sockets(vtpm)
             return
         _LOG.error("vTPM %s ended with %d; starting it again", vtpm.name, code)
         self._restart_later(vtpm)
@@ -293,7 +359,7 @@ class Supervisor:
         self._loop.after(_delay(vtpm.restarts), partial(self._restart_vtpm, vtpm))
 
     def _restart_vtpm(self, vtpm: _Vtpm) -> None:
-        if self._stopping or vtpm.child is not None:
+        if self._stopping or vtpm.child is not None or self._vtpms.get(vtpm.name) is not vtpm:
             return
         with FrontEnd(vtpm.ring.fds) as left_over:
             left_over.reset()
@@ -305,12 +371,13 @@ class Supervisor:
 
     def _start_face(self, vtpm: _Vtpm) -> None:
         """A QEMU has connected: give it a process of its own."""
-        self._loop.unwatch(vtpm.qemu)
+        qemu = self._open_sockets(vtpm).qemu
+        self._loop.unwatch(qemu)
         path = self._layout.vtpm_run(vtpm.name) / "host.sock"
         vtpm.face = spawn(
             f"qemu:{vtpm.name}",
-            partial(processes.face, vtpm.qemu, path, vtpm.name),
-            [vtpm.qemu.fileno()],
+            partial(processes.face, qemu, path, vtpm.name),
+            [qemu.fileno()],
             self._layout.log / f"qemu-{vtpm.name}.log",
         )
         self._loop.watch(vtpm.face.pidfd, partial(self._face_ended, vtpm))
@@ -320,19 +387,22 @@ class Supervisor:
         self._loop.unwatch(vtpm.face.pidfd)
         vtpm.face.reap()
         vtpm.face = None
-        self._loop.watch(vtpm.qemu, partial(self._start_face, vtpm))
+        if vtpm.sockets is not None:
+            self._loop.watch(vtpm.sockets.qemu, partial(self._start_face, vtpm))
 
     # --- calls ---------------------------------------------------------------------------------
 
     def _call(self, peer: Peer, request: Json, fds: list[int]) -> Answer:
         del peer, fds
         match request.get("op"):
+            case "where":
+                return Answer({"state": str(self._layout.state), "pid": os.getpid()})
             case "status":
                 return Answer(self._status())
             case "vtpm_create":
                 return Answer(self._create(str(request.get("name")), str(request.get("engine"))))
-            case "vtpm_list":
-                return Answer({"vtpms": [self._show(vtpm) for vtpm in self._vtpms.values()]})
+            case "vtpm_start":
+                return Answer(self._start_again(str(request.get("name"))))
             case "vtpm_show":
                 return Answer(self._show(self._find(str(request.get("name")))))
             case "deep_quote":
@@ -350,29 +420,66 @@ class Supervisor:
             "pid": os.getpid(),
             "state": str(self._layout.state),
             "run": str(self._layout.run),
-            "manager": self._ask_manager("status"),
-            "vtpms": [self._show(vtpm) for vtpm in self._vtpms.values()],
+            "manager": self._ask_manager("status") | {"restarts": self._manager_restarts},
+            "vtpms": [
+                *(self._show(vtpm) for vtpm in self._vtpms.values()),
+                *(
+                    {"name": name, "running": False, "problem": error_to_json(error)}
+                    for name, error in self._broken.items()
+                ),
+            ],
         }
 
     def _find(self, name: str) -> _Vtpm:
         if name not in self._vtpms:
-            self._layout.read_vtpm(name)  # says that there is none
-            raise Busy(f"vTPM {name!r} is not running yet")
+            self._layout.read_vtpm(name)  # says that there is none, or what is wrong with it
+            raise Busy(f"vTPM {name!r} is not running yet", hint=f"vstack vtpm start {name}")
         return self._vtpms[name]
 
     def _create(self, name: str, engine: str) -> Json:
-        directory = self._layout.vtpm_state(name)
         if engine not in ENGINES:
             raise UsageError(
                 f"{engine!r} is no TPM engine", hint=f"use one of: {', '.join(ENGINES)}"
             )
         if name in self._vtpms:
-            raise UsageError(f"there is a vTPM {name!r} already", hint="see it: vstack vtpm show")
-        if not (directory / "vtpm.json").exists():
-            self._layout.write_vtpm(name, VtpmConfig(uuid4(), engine))
-        vtpm = self._begin(name, self._layout.read_vtpm(name))
-        if vtpm.problem is not None:
-            raise vtpm.problem
+            raise UsageError(
+                f"there is a vTPM {name!r} already", hint=f"see it: vstack vtpm show {name}"
+            )
+        try:
+            config = self._layout.read_vtpm(name)
+        except DeviceNotFound:
+            config = VtpmConfig(uuid4(), engine)
+            self._layout.write_vtpm(name, config)
+        if config.provisioned:
+            raise UsageError(
+                f"there is a vTPM {name!r} already", hint=f"start it: vstack vtpm start {name}"
+            )
+        return self._begin_or_remove(name, config)
+
+    def _start_again(self, name: str) -> Json:
+        """Try once more to start a vTPM that is down."""
+        if (vtpm := self._vtpms.get(name)) is not None:
+            if vtpm.child is not None:
+                return self._show(vtpm)
+            self._remove(vtpm)
+            self._ask_manager("detach", {"uuid": str(vtpm.config.uuid)})
+        config = self._layout.read_vtpm(name)
+        self._broken.pop(name, None)
+        return self._begin_or_remove(name, config)
+
+    def _begin_or_remove(self, name: str, config: VtpmConfig) -> Json:
+        """Start a vTPM for somebody who waits for it; if it does not start, it can be retried."""
+        try:
+            vtpm = self._begin(name, config)
+            if vtpm.problem is not None:
+                raise vtpm.problem
+        except HwtpmError as error:
+            if (failed := self._vtpms.get(name)) is not None:
+                self._remove(failed)
+                self._ask_manager("detach", {"uuid": str(config.uuid)})
+            self._broken[name] = error
+            raise
+        self._broken.pop(name, None)
         return self._show(vtpm)
 
     def _show(self, vtpm: _Vtpm) -> Json:

@@ -19,7 +19,7 @@ from typing import Final
 
 from hwtpm.errors import HwtpmError
 
-__all__ = ["Child", "log_to", "spawn"]
+__all__ = ["Child", "end_with_parent", "log_to", "spawn"]
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
@@ -93,10 +93,15 @@ def spawn(name: str, main: Callable[[], None], keep: Iterable[int], log: Path) -
         os._exit(code)
 
 
-def _settle(name: str, parent: int, keep: set[int], log: Path) -> None:
+def end_with_parent(parent: int) -> None:
+    """Get SIGTERM when `parent`, the process that forked this one, ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above took effect
         os._exit(1)
+
+
+def _settle(name: str, parent: int, keep: set[int], log: Path) -> None:
+    end_with_parent(parent)
     _LIBC.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
     _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core dumps, no ptrace by the same user
     _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

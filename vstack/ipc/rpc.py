@@ -149,10 +149,11 @@ class Client:
             raise DeviceNotFound(
                 f"{name} is not running: nobody listens on {path}", hint="start it: vstack up"
             ) from error
-        except PermissionError as error:
+        except OSError as error:
             channel.close()
             raise AccessDenied(
-                f"{path}: {error.strerror}", hint="run as the user who started the stack"
+                f"cannot connect to {name} at {path}: {error.strerror or error}",
+                hint="run as the user who started the stack, with the same --run",
             ) from error
         return cls(channel, name, timeout_s, needed)
 

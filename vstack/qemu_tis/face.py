@@ -84,8 +84,8 @@ class QemuFace:
     """Serves `port` to one client after the other on a listening Unix stream socket.
 
     The socket stays the caller's, who decides on its path and permissions: whoever can connect
-    can switch the vTPM off. With `one_guest`, a client that had a data channel and hangs up ends
-    `serve` as SHUTDOWN does: that was the guest this face was made for.
+    can switch the vTPM off. With `one_client`, a client that hangs up ends `serve` as SHUTDOWN
+    does: it was the one that this face was made for.
     """
 
     def __init__(
@@ -93,11 +93,10 @@ class QemuFace:
         listener: socket.socket,
         port: VtpmPort,
         *,
-        one_guest: bool = False,
+        one_client: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        self._one_guest = one_guest
-        self._was_guest = False  # a client has had a data channel
+        self._one_client = one_client
         self._listener = listener
         self._port = port
         self._clock = clock or RealClock()
@@ -296,7 +295,6 @@ class QemuFace:
                     self._port.cancel()
                 case Attach():
                     self._data, self._offered = self._offered, None
-                    self._was_guest = True
                 case ShutDown():
                     self._ending = True
 
@@ -325,7 +323,7 @@ class QemuFace:
         """End the client's connection and go back to listening."""
         if reason is not None:
             _log.warning("hanging up on the vTPM's client: %s", reason)
-        if self._one_guest and self._was_guest:
+        if self._one_client:
             self._ending = True
         for channel in (self._client, self._data, self._offered):
             if channel is not None:

@@ -105,7 +105,7 @@ class SealedState:
         known = keeper.load_hash_key()
         if known is not None:
             self._entries, self._current = self._open_current(known)
-        elif not fresh:
+        elif not fresh or self._owners_of_copies() - {folder.uuid}:
             raise self._not_ours()
 
     # --- Storage -----------------------------------------------------------------------------
@@ -245,13 +245,22 @@ class SealedState:
             ) from error
         return {entry.name.decode(): entry.data for entry in contents.entries}
 
+    def _copies(self) -> list[bytes]:
+        return [copy for slot in range(len(_SLOTS)) if (copy := self._read_copy(slot)) is not None]
+
+    def _owners_of_copies(self) -> set[UUID]:
+        """The vTPMs that the copies on disk say they are of."""
+        return {UUID(bytes=_HEADER.unpack_from(copy)[2]) for copy in self._copies()}
+
     def _not_ours(self) -> StateError:
         folder = self._folder
-        owners = set()
-        for slot in range(len(_SLOTS)):
-            copy = self._read_copy(slot)
-            if copy is not None:
-                owners.add(UUID(bytes=_HEADER.unpack_from(copy)[3]))
+        if strangers := self._owners_of_copies() - {folder.uuid}:
+            return StateError(
+                f"{folder.directory} holds the state of vTPM {min(strangers)}, not of "
+                f"{folder.name} ({folder.uuid})",
+                hint="move these files to where they belong; nothing has been changed",
+            )
+        owners = {UUID(bytes=_HEADER.unpack_from(copy)[3]) for copy in self._copies()}
         if not owners:
             return StateError(
                 f"vTPM {folder.name} ({folder.uuid}): manager {folder.manager} knows no such vTPM "

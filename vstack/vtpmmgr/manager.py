@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from hwtpm.errors import Busy, HwtpmError, StateError, TpmError
+from hwtpm.errors import Busy, HwtpmError, Refused, StateError, TpmError
 from hwtpm.secret import Secret
 from hwtpm.tpm12.commands.cryptography import GetRandomReply
 from hwtpm.tpm12.commands.integrity import PcrReadReply
@@ -120,6 +120,7 @@ class Manager:
         store_path: Path,
         *,
         create: bool = True,
+        take_chip: bool = False,
         random: _Random = os.urandom,
     ) -> Manager:
         """The manager whose store that is, on the chip that sealed it.
@@ -132,11 +133,14 @@ class Manager:
             root: the chip; `close` closes it, a failed `open` does not.
             store_path: the store's file; its directory exists.
             create: make a new manager if there is no store.
+            take_chip: a real chip that nobody owns may be taken into ownership; a software one
+                always may.
             random: makes n random bytes; they are combined with the chip's.
 
         Raises:
             StateError: the store is of another chip, damaged, or missing; nothing was changed.
             Busy: another manager uses the store.
+            Refused: it would take a real chip that nobody owns.
             TpmError: the chip refuses, for example the owner's or SRK's AuthData.
         """
         file = StoreFile(store_path)
@@ -144,10 +148,18 @@ class Manager:
             chip = root.identity()
             if file.header is not None:
                 _check_chip(file, file.header, chip)
-            elif create:
-                chip = _make(root, file, random)
+            elif not create:
+                raise file.damaged(
+                    "there is none, and there has been one",
+                    "restore it from a backup, or give its vTPMs up: vstack up --new-manager",
+                )
+            elif chip.real_hardware and not chip.owned and not take_chip:
+                raise Refused(
+                    f"{chip.address} is a real chip that nobody owns; nothing has been changed",
+                    hint="to take it into ownership: vstack up --take-ownership",
+                )
             else:
-                raise file.damaged("there is none", "name the right file, or allow to make one")
+                chip = _make(root, file, random)
             return _open(cls, root, chip, file, random)
         except BaseException:
             file.close()

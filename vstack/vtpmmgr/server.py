@@ -25,7 +25,7 @@ __all__ = ["run"]
 _LOG: Final = logging.getLogger(__name__)
 
 
-def run(channel: socket.socket, chip: str, store: Path, *, create: bool) -> None:
+def run(channel: socket.socket, chip: str, store: Path, *, create: bool, take_chip: bool) -> None:
     """Serve until `stop` is called or the supervisor hangs up.
 
     If the manager cannot start, each call is answered with the reason.
@@ -35,14 +35,15 @@ def run(channel: socket.socket, chip: str, store: Path, *, create: bool) -> None
         chip: address of the chip.
         store: the manager's store.
         create: make a new manager if there is no store.
+        take_chip: take a real chip that nobody owns into ownership.
     """
     loop = Loop()
     try:
         transport = open_transport(chip)
         try:
-            server = _ManagerServer(
-                loop, Manager.open(Tpm12Root(Tpm(transport)), store, create=create)
-            )
+            root = Tpm12Root(Tpm(transport))
+            manager = Manager.open(root, store, create=create, take_chip=take_chip)
+            server = _ManagerServer(loop, manager)
             Server(loop, server.call).adopt(channel).on_close.append(loop.stop)
             loop.run()
             server.close()
