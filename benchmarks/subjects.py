@@ -9,17 +9,21 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
 from benchmarks import vtpm
+from hwtpm.errors import UsageError
 from hwtpm.transport.address import open_transport
 from hwtpm.transport.base import Transport
+from vstack.host import daemon
+from vstack.host.layout import Layout
 from vstack.ipc.children import Child, spawn
 
-__all__ = ["ColdVtpm", "ForkedVtpm", "Subject", "Swtpm"]
+__all__ = ["ColdVtpm", "ForkedVtpm", "StackVtpm", "Subject", "Swtpm"]
 
 _DEADLINE_S: Final = 20.0
 _RETRY_S: Final = 0.0005
@@ -29,6 +33,7 @@ class Subject(ABC):
     """One TPM process over a state directory, which outlives it."""
 
     name: str
+    has_ek = False  # it comes with an endorsement key
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -126,3 +131,29 @@ class Swtpm(Subject):
             *("--flags", "not-need-init,startup-clear"),
         ]
         return spawn("swtpm", lambda: os.execvp(command[0], command), [], self._log)
+
+
+class StackVtpm(Subject):
+    """Ours in a whole stack: state encrypted, its key with a manager on a simulated chip."""
+
+    name = "ours, in a stack"
+    has_ek = True
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        # Sockets need a short path, state a disk.
+        self._run = tempfile.TemporaryDirectory(prefix="vsb-")
+        self._layout = Layout(directory / "state", Path(self._run.name))
+        self.socket = self._layout.vtpm_run("bench") / "tpm.sock"
+
+    def start(self) -> None:
+        daemon.start(self._layout, "sim:", lambda _: None, tied=True)
+        with daemon.control(self._layout) as stack:
+            stack.call("vtpm_create", {"name": "bench", "engine": "engine"})
+
+    def stop(self) -> None:
+        daemon.stop(self._layout)
+        self._run.cleanup()
+
+    def _spawn(self) -> Child:
+        raise UsageError("a stack starts its own processes")

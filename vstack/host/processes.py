@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -31,9 +32,13 @@ _MANAGER_TIMEOUT_S: Final = 60.0
 
 
 def prepare() -> None:
-    """Load what all children need, once, so that they share it."""
+    """Load what all children need, once, and keep the collector from touching it: a child shares
+    each page of it until it writes to it."""
 
     import hwtpm.softtpm.engine  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

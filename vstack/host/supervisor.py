@@ -7,7 +7,6 @@ claim to be another. It holds no key and no state of a TPM.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -138,8 +137,6 @@ class Supervisor:
             )
         try:
             processes.prepare()
-            gc.collect()
-            gc.freeze()  # what is loaded now stays shared with the children
             self._start_manager(create=known is None or self._permit.new_manager)
             if known is None or known.chip != self._chip:
                 self._layout.write_stack(StackConfig(self._chip))
