@@ -258,9 +258,15 @@ def test_failed_self_test_is_a_tpm_error_with_the_chips_report(
 
 
 def test_broken_protocol_is_exit_5(inside: Inside, answering: Answering) -> None:
-    ended = inside("pcr", "0", "--on", answering((READ_PCR_0, b"\x80\1\0\0\0\x0a\0\0\0\0")))
+    ended = inside("pcr", "0", "--on", answering((READ_PCR_0, b"\x80\5\0\0\0\x0a\0\0\0\0")))
     assert ended.code == 5
-    assert "0x8001" in ended.err
+    assert "0x8005" in ended.err
+
+
+def test_a_tpm_2_is_recognised_and_unsupported(inside: Inside, answering: Answering) -> None:
+    ended = inside("pcr", "0", "--on", answering((READ_PCR_0, b"\x80\1\0\0\0\x0a\0\0\0\0")))
+    assert ended.code == 10
+    assert "TPM 2.0" in ended.err
 
 
 def test_errors_of_opening_have_their_own_codes(inside: Inside, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Final, Self
 
 import msgspec
 
+from hwtpm import errors
 from hwtpm.errors import (
     AccessDenied,
     DeviceNotFound,
@@ -68,11 +69,11 @@ def error_to_json(error: HwtpmError) -> Json:
     return {**error.describe(), "exit": error.exit_code}
 
 
-def _classes(base: type[HwtpmError]) -> dict[str, type[HwtpmError]]:
-    found = {base.kind: base}
-    for sub in base.__subclasses__():
-        found |= _classes(sub)
-    return found
+_CLASSES: Final[dict[str, type[HwtpmError]]] = {
+    cls.kind: cls
+    for cls in (getattr(errors, name) for name in errors.__all__)
+    if cls is not TpmError
+}
 
 
 def error_from_json(data: Json) -> HwtpmError:
@@ -87,7 +88,7 @@ def error_from_json(data: Json) -> HwtpmError:
             command=str(data.get("command", "")),
             hint=hint,
         )
-    return _classes(HwtpmError).get(kind, HwtpmError)(message, hint=hint)
+    return _CLASSES.get(kind, HwtpmError)(message, hint=hint)
 
 
 def listen(path: Path, kind: socket.SocketKind = socket.SOCK_SEQPACKET) -> socket.socket:
