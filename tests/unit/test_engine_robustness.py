@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from engine_pair import frame, rc_of
-from engine_rig import OWNER_AUTH, Identity, Rig, owned_engine
+from engine_rig import KEY_AUTH, OWNER_AUTH, SRK, SRK_AUTH, Identity, Rig, owned_engine, template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ from hwtpm.tpm12.commands.ownership import OwnerClear, PhysicalPresence
 from hwtpm.tpm12.commands.sessions import OIAP, OSAP
 from hwtpm.tpm12.commands.startup import SaveState, Startup
 from hwtpm.tpm12.commands.testing import SelfTestFull
-from hwtpm.tpm12.const import StartupType
+from hwtpm.tpm12.const import KeyUsage, StartupType
 from hwtpm.tpm12.frame import build_request
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import Request
@@ -320,3 +320,18 @@ def test_an_unchanged_flag_writes_nothing() -> None:
     writes = storage.writes
     assert rc_of(engine.execute(frame(SetOwnerInstall(True)))) == 0
     assert storage.writes == writes
+
+
+def test_no_secret_is_in_the_text_of_what_the_engine_holds(tpm_identity: Identity) -> None:
+    engine = owned_engine(tpm_identity)
+    rig = Rig(engine)
+    rig.make_key(template(KeyUsage.SIGNING, 1024))
+    contents = b"what the area has, secretly here"
+    for request in (NvDefineSpace(AREA, bytes(20)), NvWriteValue(1, 0, contents)):
+        assert rc_of(engine.execute(frame(request))) == 0
+    with rig.osap(SRK, SRK_AUTH):
+        (session,) = engine.sessions
+        (key,) = engine.keys
+        shown = f"{session!r} {key!r} {engine.permanent!r}"
+        secrets = (session.shared_secret, KEY_AUTH, key.migration_auth, OWNER_AUTH, contents)
+        assert not [secret for secret in secrets if repr(secret)[2:-1] in shown]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Refuse
@@ -117,8 +117,8 @@ class LoadedKey:
 
     handle: int
     key: Key
-    usage_auth: bytes
-    migration_auth: bytes
+    usage_auth: bytes = field(repr=False)
+    migration_auth: bytes = field(repr=False)
     payload: int
     private: RSAPrivateKey
     condition: ReleaseCondition | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["MAX_SESSIONS", "Session", "SessionTable"]
@@ -19,7 +19,7 @@ class Session:
     handle: int
     nonce_even: bytes
     entity: tuple[int, bytes] | None = None
-    shared_secret: bytes = b""
+    shared_secret: bytes = field(default=b"", repr=False)
     adip: int = 0  # ADIP encryption scheme, upper byte of the OSAP entity type
 
 

@@ -79,7 +79,7 @@ class NvArea(Struct):
 
     public: NvDataPublic
     auth: AuthValue
-    data: Annotated[bytes, Blob(MAX_NV_BYTES)]
+    data: Annotated[bytes, Blob(MAX_NV_BYTES, secret=True)]
 
 
 @structure("monotonic counter", ref=_REF)
