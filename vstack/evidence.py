@@ -115,6 +115,11 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
     pcrs = {index: _bytes(value, f"vTPM PCR {index}") for index, value in vtpm.pcrs.items()}
     if any(len(value) != 20 for value in pcrs.values()) or not set(pcrs) <= set(range(24)):
         raise ProtocolError("the evidence has PCRs that a TPM 1.2 does not have")
+    if not pcrs:
+        raise VerificationError(
+            "the evidence quotes no PCR of the vTPM: it says nothing about the guest",
+            hint="ask the host for a quote of the PCRs that matter",
+        )
     nonce = deep_quote_nonce(challenge, ek, aik, pcrs)
     quoted = PcrSelection.of(_chip_indices(evidence.chip.pcrs))
     asked = QuoteRequest(nonce, quoted, QuoteFlag.VTPM_UUID)
@@ -157,7 +162,11 @@ def _check_log(log: bytes, pcrs: dict[int, bytes]) -> str:
                 f"{replayed.get(index, bytes(20)).hex()}, the vTPM has {value.hex()}",
                 hint="something was measured that the log does not name",
             )
-    return f"the {len(events)} events of the firmware's log replay to exactly these PCRs"
+    proven = sum(event.extends and event.pcr in pcrs for event in events)
+    finding = f"{proven} events of the firmware's log replay to exactly these PCRs"
+    if rest := len(events) - proven:
+        finding += f"; its other {rest} are of no quoted PCR: NOTHING PROVES THEM"
+    return finding
 
 
 def _bytes(value: str, what: str) -> bytes:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from e2e_stack import Stack
 
 from hwtpm.client import pcr
+from hwtpm.client.rsa import from_public_key
 from hwtpm.client.session import Tpm
 from hwtpm.transport.address import open_transport
+from vstack.demo.owner import take
 
 
 def test_a_stack_lives_through_up_create_list_show_status_down(stack: Stack) -> None:
@@ -205,3 +209,34 @@ def test_a_run_directory_with_too_long_a_path_is_named(stack: Stack) -> None:
     long = str(stack.root / ("x" * 120))
     assert stack.error("vstack", "status", "--run", long)[0] == 4
     assert stack.error("vstack", "up", "--chip", "sim:", "--run", long)[0] == 2
+
+
+def test_a_name_too_long_for_sockets_is_refused_and_the_next_start_works(stack: Stack) -> None:
+    run = ("--run", str(stack.root / ("r" * 40)))
+    stack.run("vstack", "up", "--chip", "sim:", *run)
+    try:
+        assert stack.error("vstack", "vtpm", "create", "n" * 63, *run)[0] == 2
+    finally:
+        stack.run("vstack", "down", *run)
+    assert stack.json("vstack", "up")["vtpms"] == []
+
+
+def test_a_copied_vtpm_is_refused_and_does_not_disturb_the_other(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    stack.run("vstack", "down")
+    vtpms = stack.root / "state" / "vtpms"
+    shutil.copytree(vtpms / "a", vtpms / "b")
+    shown = {one["name"]: one for one in stack.json("vstack", "up")["vtpms"]}
+    assert shown["a"]["running"] is True
+    assert "same uuid" in shown["b"]["problem"]["message"]
+    assert stack.error("vstack", "vtpm", "start", "b")[0] == 13
+    with Tpm(open_transport(shown["a"]["tpm"])) as tpm:
+        take(tpm, from_public_key(generate_private_key(65537, 2048).public_key()))  # saves state
+
+
+def test_a_key_file_that_holds_no_hexadecimal_is_a_usage_error(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(128, 256)))
+    arguments = ("--challenge", "00" * 20, "--chip-aik", str(key))
+    assert Stack(tmp_path).error("vstack", "verify", str(key), *arguments)[0] == 2

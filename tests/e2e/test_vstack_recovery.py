@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import random
+import select
 import signal
+import struct
 import time
 from pathlib import Path
 
@@ -157,3 +160,48 @@ def test_a_vtpm_belongs_to_one_guest_at_a_time(stack: Stack) -> None:
         assert refused == "refused"
     with GuestPort(host, "a") as port:
         port.power_on()
+
+
+def test_a_guest_cannot_kill_its_vtpm_by_leaving_no_room_for_the_answer(stack: Stack) -> None:
+    """nr_extra_pages moves the data towards the page's end; a long answer does not fit then."""
+    stack.run("vstack", "up", "--chip", "sim:")
+    shown = stack.json("vstack", "vtpm", "create", "a")
+    get_random = bytes.fromhex("00c1 0000000e 00000046") + (4000).to_bytes(4, "big")
+    with Client.connect(Path(shown["host"]), "vTPM a") as client:
+        _, fds = client.call_fds("attach")
+        page, to_back, to_front = fds
+        with mmap.mmap(page, 4096) as view:
+            view[8 + 4 * 255 : 8 + 4 * 255 + len(get_random)] = get_random
+            view[:8] = struct.pack("<IBBBB", len(get_random), 1, 0, 0, 255)
+            os.eventfd_write(to_back, 1)
+            bell = select.poll()
+            bell.register(to_front, select.POLLIN)
+            bell.register(client.fileno(), select.POLLRDHUP)
+            assert bell.poll(30_000)
+            assert view[4] == 2, "it has not answered"
+        for fd in fds:
+            os.close(fd)
+    assert stack.json("vstack", "vtpm", "show", "a")["pid"] == shown["pid"]
+
+
+def test_a_deep_quote_without_a_manager_is_refused_and_does_not_keep_it_away(
+    stack: Stack,
+) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    store, away = stack.root / "state" / "manager.db", stack.root / "manager.db"
+    manager = _manager_pid(stack)
+    store.rename(away)  # so that the manager stays down
+    os.kill(manager, signal.SIGKILL)
+
+    def is_busy() -> bool:
+        with Client.connect(stack.root / "run" / "control.sock", "the stack") as client:
+            try:
+                client.call("deep_quote", {"name": "a"})  # the vTPM would find more wrong with it
+            except HwtpmError as error:
+                return error.kind == "busy"
+        return False
+
+    wait_until(is_busy)
+    away.rename(store)
+    wait_until(lambda: stack.run("vstack", "status", check=False).returncode == 0)

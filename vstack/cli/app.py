@@ -302,7 +302,10 @@ def _hex(text: str, what: str) -> bytes:
 
 def _key(text: str) -> PubKey:
     if len(text) < _PATH_LIMIT and Path(text).is_file():
-        text = Path(text).read_text().strip()
+        try:
+            text = Path(text).read_text(errors="replace").strip()
+        except OSError as error:
+            raise AccessDenied(f"cannot read {text}: {error.strerror}") from error
     try:
         return PubKey.decode(_hex(text, "chip's key"))
     except WireError as error:

@@ -23,6 +23,8 @@ __all__ = ["Layout", "StackConfig", "VtpmConfig", "write_durably"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SOCKET_PATH_LIMIT: Final = 107
+_NEW: Final = ".new"  # ends the name of a file that is being written
+_UNFINISHED: Final = {f"vtpm.json{_NEW}"}  # all that a crash while a vTPM is created leaves
 
 
 class StackConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,10 +59,7 @@ class Layout:
             AccessDenied: they cannot be made.
             UsageError: the run directory's path is too long for Unix sockets.
         """
-        if len(str(self.vtpm_run("n" * 16) / "host.sock")) > _SOCKET_PATH_LIMIT:
-            raise UsageError(
-                f"{self.run} is too long for Unix sockets", hint="choose a shorter --run"
-            )
+        self.vtpm_run("n" * 16)
         for directory in (self.state, self.state / "vtpms", self.run, self.run / "vtpms", self.log):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,8 +137,18 @@ class Layout:
         return self.state / "vtpms" / name
 
     def vtpm_run(self, name: str) -> Path:
-        """Directory of a vTPM's sockets."""
-        return self.run / "vtpms" / name
+        """Directory of a vTPM's sockets.
+
+        Raises:
+            UsageError: its path is too long for Unix sockets.
+        """
+        directory = self.run / "vtpms" / name
+        if len(os.fsencode(directory / "host.sock")) > _SOCKET_PATH_LIMIT:
+            raise UsageError(
+                f"{directory} is too long for Unix sockets",
+                hint="choose a shorter --run, or a shorter name for the vTPM",
+            )
+        return directory
 
     def vtpm_names(self) -> list[str]:
         """All vTPMs that have a directory, readable or not, by name."""
@@ -158,7 +167,7 @@ class Layout:
         """
         directory = self.vtpm_state(name)
         config = _read(directory / "vtpm.json", VtpmConfig)
-        if config is None and directory.is_dir() and any(directory.iterdir()):
+        if config is None and directory.is_dir() and set(os.listdir(directory)) - _UNFINISHED:
             raise StateError(
                 f"{directory} holds files of a vTPM but no vtpm.json, which says whose they are",
                 hint="put vtpm.json back from a backup, or move the directory away",
@@ -178,6 +187,7 @@ class Layout:
         directory = self.vtpm_state(name)
         directory.mkdir(mode=0o700, exist_ok=True)
         write_durably(directory / "vtpm.json", msgspec.json.encode(config))
+        _sync(directory.parent)  # the directory may be new
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
@@ -199,7 +209,7 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         StateError: the disk is full or fails.
     """
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(path.name + _NEW)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(temporary, flags, 0o600)
@@ -208,12 +218,16 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(fd)
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
     except OSError as error:
         raise StateError(
             f"cannot write {path}: {error.strerror}", hint="check the disk and the directory"
         ) from error
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

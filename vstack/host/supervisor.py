@@ -255,6 +255,13 @@ class Supervisor:
             self._progress(f"vTPM {name} is down: {error.message}")
 
     def _begin(self, name: str, config: VtpmConfig) -> _Vtpm:
+        for other in self._vtpms.values():
+            if other.config.uuid == config.uuid:
+                raise StateError(
+                    f"vTPMs {name!r} and {other.name!r} have the same uuid {config.uuid}: one is a "
+                    "copy of the other",
+                    hint="move the copy out of the state directory; nothing was changed",
+                )
         self._layout.vtpm_run(name).mkdir(mode=0o700, exist_ok=True)
         vtpm = _Vtpm(name, config, LocalRing.create())
         self._vtpms[name] = vtpm
@@ -276,6 +283,12 @@ class Supervisor:
         vtpm.child = None
         self._close_sockets(vtpm)
         vtpm.ring.close()
+
+    def _take_down(self, vtpm: _Vtpm) -> None:
+        """Remove a vTPM, and have the manager let go of its ring."""
+        self._remove(vtpm)
+        with contextlib.suppress(HwtpmError):  # a manager that is started again knows no rings
+            self._ask_manager("detach", {"uuid": str(vtpm.config.uuid)})
 
     def _open_sockets(self, vtpm: _Vtpm) -> _Sockets:
         if vtpm.sockets is None:
@@ -404,6 +417,7 @@ class Supervisor:
                 return Answer(self._show(self._find(str(request.get("name")))))
             case "deep_quote":
                 vtpm = self._find(str(request.get("name")))
+                self._ask_manager("status")  # without it the vTPM would wait, and we with it
                 return Answer(self._ask_vtpm(vtpm, "deep_quote", request))
             case "activate":
                 return Answer(self._ask_manager("activate", {"blob": request.get("blob")}))
@@ -446,6 +460,7 @@ class Supervisor:
             config = self._layout.read_vtpm(name)
         except DeviceNotFound:
             config = VtpmConfig(uuid4(), engine)
+            self._layout.vtpm_run(name)  # says that the name is too long before anything is kept
             self._layout.write_vtpm(name, config)
         if config.provisioned:
             raise UsageError(
@@ -458,8 +473,7 @@ class Supervisor:
         if (vtpm := self._vtpms.get(name)) is not None:
             if vtpm.child is not None:
                 return self._show(vtpm)
-            self._remove(vtpm)
-            self._ask_manager("detach", {"uuid": str(vtpm.config.uuid)})
+            self._take_down(vtpm)
         config = self._layout.read_vtpm(name)
         self._broken.pop(name, None)
         return self._begin_or_remove(name, config)
@@ -472,8 +486,7 @@ class Supervisor:
                 raise vtpm.problem
         except HwtpmError as error:
             if (failed := self._vtpms.get(name)) is not None:
-                self._remove(failed)
-                self._ask_manager("detach", {"uuid": str(config.uuid)})
+                self._take_down(failed)
             self._broken[name] = error
             raise
         self._broken.pop(name, None)

@@ -26,7 +26,6 @@ from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.vtpm.instance import VtpmInstance
 from vstack.xen.local import BackEnd, LocalRing
-from vstack.xen.ring import CAPACITY
 
 __all__ = ["RawServer", "VtpmServer"]
 
@@ -245,7 +244,10 @@ class VtpmServer:
             return
         if request is not None:
             answer = self._instance.execute(request.command, request.locality)
-            ring.finish(answer if len(answer) <= CAPACITY else error_response(Rc.SIZE))
+            try:
+                ring.finish(answer)
+            except UsageError:  # the guest's end says how much of the page is free
+                ring.finish(error_response(Rc.SIZE))
 
 
 def _hex(request: Json, name: str) -> bytes:
