@@ -276,6 +276,17 @@ class TestFailingStorage:
         assert not engine.established
         assert engine.execute(frame(PcrRead(17)))[10:] == b"\xff" * 20
 
+    def test_a_measured_launch_whose_measurement_is_lost_ends_in_failure_mode(self) -> None:
+        storage = FaultyStorage()
+        engine = started(storage)
+        engine.hash_start()
+        engine.hash_data(b"launched code")
+        assert rc_of(engine.execute(frame(SaveState()))) == 0
+        storage.full = True
+        with pytest.raises(StateError):
+            engine.hash_end()
+        assert rc_of(engine.execute(frame(Extend(17, bytes(20))), 4)) == Rc.FAILEDSELFTEST
+
 
 def test_a_defect_in_an_action_is_not_hidden_and_takes_its_changes_along(
     monkeypatch: pytest.MonkeyPatch,

@@ -472,7 +472,12 @@ class Engine:
         digest = self._measurement.digest()
         self._measurement = None
         value = hashlib.sha1(self.stclear.pcrs[17] + digest).digest()
-        self._replace_state(self.permanent, self.stclear.with_pcr(17, value))
+        try:
+            self._replace_state(self.permanent, self.stclear.with_pcr(17, value))
+        except BaseException:
+            # PCR 17 is still zero: whoever extends it next could pose as any launched code.
+            self.enter_failure_mode("the measurement of a launch was lost")
+            raise
 
 
 def _rc_of(error: WireError) -> Rc:
