@@ -1,21 +1,26 @@
 """The local platform: a tpmif ring between two processes of one Linux host, without Xen.
 
-The shared page is a sealed memfd in the place of a grant, and each event channel is an eventfd.
-The three descriptors reach the other process by inheritance or over a Unix socket (SCM_RIGHTS).
+The shared page is a sealed memfd in the place of a grant, and each event channel is a pipe. The
+three descriptors reach the other process by inheritance or over a Unix socket (SCM_RIGHTS).
+
+Flags such as O_NONBLOCK belong to an open file, which both processes share: a hostile peer may
+clear them. So each end opens its doorbells anew, which a pipe allows and an eventfd does not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 import select
 import socket
+import stat
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from hwtpm.clock import Clock, RealClock
-from hwtpm.errors import Busy, HwtpmError, ProtocolError, Timeout
+from hwtpm.errors import AccessDenied, Busy, HwtpmError, ProtocolError, Timeout
 from vstack.xen.ring import PAGE_SIZE, BackRing, Cancelled, FrontRing, Request
 
 __all__ = ["BackEnd", "FrontEnd", "LocalRing", "RingFds", "receive_fds", "send_fds"]
@@ -65,8 +70,7 @@ class LocalRing:
         page = os.memfd_create("tpmif", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(page, PAGE_SIZE)
         fcntl.fcntl(page, fcntl.F_ADD_SEALS, _SEALS)
-        flags = os.EFD_CLOEXEC | os.EFD_NONBLOCK
-        return cls(RingFds(page, os.eventfd(0, flags), os.eventfd(0, flags)))
+        return cls(RingFds(page, _make_bell(), _make_bell()))
 
     def close(self) -> None:
         """Close the creator's descriptors; ends that exist go on."""
@@ -96,11 +100,8 @@ class _End:
             raise ProtocolError(f"tpmif ring: the shared page is not {PAGE_SIZE} bytes long")
         self._map = mmap.mmap(page, PAGE_SIZE)
         self._view = memoryview(self._map)
-        self._hears = _duplicate(hears)
-        self._rings = _duplicate(rings)
-        self._writable = select.poll()
-        self._writable.register(self._rings, select.POLLOUT)
-        self._count = bytearray(8)
+        self._hears = _open_bell(hears)
+        self._rings = _open_bell(rings)
 
     def fileno(self) -> int:
         """Readable when the other end has rung; for selectors."""
@@ -125,16 +126,12 @@ class _End:
         self.close()
 
     def _ring_bell(self) -> None:
-        # A peer may clear O_NONBLOCK (the description is shared) and fill the counter; a full
-        # counter has rung already, so there is nothing to write and nothing to block on.
-        if self._writable.poll(0):
-            os.eventfd_write(self._rings, 1)
+        with contextlib.suppress(BlockingIOError):  # a full bell has been rung already
+            os.write(self._rings, b"!")
 
     def _silence_bell(self) -> None:
-        try:
-            os.preadv(self._hears, [self._count], -1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._hears, PAGE_SIZE)
 
 
 class FrontEnd(_End):
@@ -228,7 +225,8 @@ class BackEnd(_End):
         super().__init__(fds.page, hears=fds.to_back, rings=fds.to_front)
         self._ring = BackRing(self._view)
         # An earlier back end may have heard the bell and died: hear it again.
-        os.eventfd_write(self._hears, 1)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._hears, b"!")
 
     def close(self) -> None:
         """Unmap the page and close this end's descriptors; an open request stays in the page."""
@@ -267,5 +265,22 @@ class BackEnd(_End):
         self._ring_bell()
 
 
-def _duplicate(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+def _make_bell() -> int:
+    reading, writing = os.pipe()
+    try:
+        return _open_bell(reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _open_bell(fd: int) -> int:
+    """The pipe `fd`, opened once more: both its ends in one, never blocking."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        raise ProtocolError("tpmif ring: a doorbell is no pipe")
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise AccessDenied(
+            f"tpmif ring: cannot open a doorbell: {error.strerror}", hint="/proc has to be mounted"
+        ) from error
