@@ -144,6 +144,27 @@ def test_another_manager_is_refused_and_nothing_is_changed(
     assert (files(folder), elsewhere.saves) == (before, 0)
 
 
+def test_a_vtpm_that_may_begin_anew_does_not_overwrite_the_state_of_another_manager(
+    folder: StateFolder, keeper: Keeper
+) -> None:
+    used(folder, keeper)
+    before = files(folder)
+    with pytest.raises(StateError, match=str(MANAGER)):
+        SealedState(replace(folder, manager=OTHER_MANAGER), Keeper(), fresh=True)
+    assert files(folder) == before
+
+
+def test_a_copy_whose_first_save_a_crash_cut_short_is_written_over(folder: StateFolder) -> None:
+    state = SealedState(folder, Keeper(fails="before"), fresh=True)
+    with pytest.raises(StateError):
+        state.store(StateName.PERMANENT, b"lost")
+    state.close()
+    again = SealedState(folder, keeper := Keeper(), fresh=True)
+    again.store(StateName.PERMANENT, b"kept")
+    again.close()
+    assert reopen(folder, keeper).load(StateName.PERMANENT) == b"kept"
+
+
 def test_a_state_that_should_be_there_and_is_nowhere_is_an_error(
     folder: StateFolder, keeper: Keeper
 ) -> None:

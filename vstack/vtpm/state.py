@@ -105,7 +105,7 @@ class SealedState:
         known = keeper.load_hash_key()
         if known is not None:
             self._entries, self._current = self._open_current(known)
-        elif not fresh or self._owners_of_copies() - {folder.uuid}:
+        elif not fresh or self._claims() - {(folder.uuid, folder.manager)}:
             raise self._not_ours()
 
     # --- Storage -----------------------------------------------------------------------------
@@ -245,29 +245,31 @@ class SealedState:
             ) from error
         return {entry.name.decode(): entry.data for entry in contents.entries}
 
-    def _copies(self) -> list[bytes]:
-        return [copy for slot in range(len(_SLOTS)) if (copy := self._read_copy(slot)) is not None]
-
-    def _owners_of_copies(self) -> set[UUID]:
-        """The vTPMs that the copies on disk say they are of."""
-        return {UUID(bytes=_HEADER.unpack_from(copy)[2]) for copy in self._copies()}
+    def _claims(self) -> set[tuple[UUID, UUID]]:
+        """The vTPM and the manager that each copy on disk says it is of."""
+        headers = [
+            _HEADER.unpack_from(copy)
+            for slot in range(len(_SLOTS))
+            if (copy := self._read_copy(slot)) is not None
+        ]
+        return {(UUID(bytes=header[2]), UUID(bytes=header[3])) for header in headers}
 
     def _not_ours(self) -> StateError:
         folder = self._folder
-        if strangers := self._owners_of_copies() - {folder.uuid}:
+        claims = self._claims()
+        if strangers := {vtpm for vtpm, _ in claims} - {folder.uuid}:
             return StateError(
                 f"{folder.directory} holds the state of vTPM {min(strangers)}, not of "
                 f"{folder.name} ({folder.uuid})",
                 hint="move these files to where they belong; nothing has been changed",
             )
-        owners = {UUID(bytes=_HEADER.unpack_from(copy)[3]) for copy in self._copies()}
-        if not owners:
+        if not claims:
             return StateError(
                 f"vTPM {folder.name} ({folder.uuid}): manager {folder.manager} knows no such vTPM "
                 f"and {folder.directory} holds no state",
                 hint="create it: vstack vtpm create NAME",
             )
-        others = ", ".join(str(owner) for owner in sorted(owners))
+        others = ", ".join(str(owner) for owner in sorted(owner for _, owner in claims))
         return StateError(
             f"vTPM {folder.name} ({folder.uuid}): its state in {folder.directory} is encrypted "
             f"under a key that manager {others} holds; this is manager {folder.manager}, "
