@@ -135,7 +135,10 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
     composite = PcrComposite(PcrSelection.of(pcrs), b"".join(pcrs[i] for i in sorted(pcrs)))
     signature = _bytes(vtpm.signature, "vTPM's signature")
     verify_quote(to_public_key(aik), Quote(challenge, composite, signature), challenge, pcrs)
-    findings.append(f"the vTPM's identity key signed the same challenge and PCRs {_ranges(pcrs)}")
+    findings.append(
+        f"that identity key signed the same challenge and PCRs {_ranges(pcrs)}; the vTPM took the "
+        "signature (that the key lives in it is for a credential exchange to prove)"
+    )
     if evidence.log:
         findings.append(_check_log(_bytes(evidence.log, "event log"), pcrs))
     else:

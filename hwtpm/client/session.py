@@ -88,6 +88,10 @@ class AuthSession:
         self._nonce_odd = self._tpm.random(DIGEST_SIZE)
         self._open = alive and sent.continue_session
 
+    def renew(self) -> None:
+        """A command was refused and may be sent again: no odd nonce encrypts two AuthData."""
+        self._nonce_odd = self._tpm.random(DIGEST_SIZE)
+
     def lost(self) -> None:
         """The TPM has ended it."""
         self._open = False
@@ -158,10 +162,19 @@ class Tpm:
         body = request.encode()
         digest = request_digest(command.ordinal, body[request.layout.head_size :])
         sent = tuple(session.sign(digest, last=last) for session in sessions)
-        frame = parse_response(self._transport.execute(build_request(command.ordinal, body, sent)))
+        try:
+            response = self._transport.execute(build_request(command.ordinal, body, sent))
+            frame = parse_response(response)
+        except HwtpmError:
+            # Whether the TPM rolled its nonces on is not known: a next try would be a wrong one.
+            for session in sessions:
+                session.lost()
+            raise
         if frame.rc:
-            if not frame.rc & rc.NON_FATAL:
-                for session in sessions:
+            for session in sessions:
+                if frame.rc & rc.NON_FATAL:
+                    session.renew()
+                else:
                     session.lost()
             raise rc.error(frame.rc, command.name, self.attached.address)
         if len(frame.auths) != len(sent):

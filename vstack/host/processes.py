@@ -29,6 +29,7 @@ __all__ = ["ManagerTask", "VtpmTask", "face", "manager", "prepare", "vtpm"]
 
 _LOG: Final = logging.getLogger(__name__)
 _MANAGER_TIMEOUT_S: Final = 60.0
+_REFUSE_FOR_S: Final = 2.0  # long enough for the supervisor, and for a QEMU that came first
 
 
 def prepare() -> None:
@@ -75,12 +76,12 @@ class VtpmTask:
 
 
 def vtpm(task: VtpmTask) -> None:
-    """One vTPM. If it cannot start, its host's socket tells each caller why, once, and it ends."""
+    """One vTPM. If it cannot start, its host's socket tells callers why, and it ends."""
     loop = Loop()
     try:
         instance = _start_instance(task)
     except HwtpmError as error:
-        _answer_once(loop, task.host, error)
+        _answer_with(loop, task.host, error)
         raise
     about: Json = {"name": task.name, "uuid": str(task.uuid)}
     VtpmServer(loop, instance, task.raw, task.host, about)
@@ -101,14 +102,13 @@ def _start_instance(task: VtpmTask) -> VtpmInstance:
     return instance
 
 
-def _answer_once(loop: Loop, host: socket.socket, error: HwtpmError) -> None:
+def _answer_with(loop: Loop, host: socket.socket, error: HwtpmError) -> None:
     def refuse(peer: Peer, request: Json, fds: list[int]) -> Answer:
-        del request, fds
-        peer.on_close.append(loop.stop)
+        del peer, request, fds
         raise error
 
     server = Server(loop, refuse, host)
-    loop.after(10.0, loop.stop)
+    loop.after(_REFUSE_FOR_S, loop.stop)
     loop.run()
     server.close()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, UsageError
+from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, Timeout, UsageError
 from hwtpm.softtpm.engines import ENGINES
 from vstack.host import processes
 from vstack.host.layout import Layout, StackConfig, VtpmConfig
@@ -168,6 +168,7 @@ class Supervisor:
             self._remove(vtpm)
         if self._manager_client is not None:
             with contextlib.suppress(HwtpmError):
+                self._manager_client.hurry(_STOP_TIMEOUT_S)
                 self._manager_client.call("stop")
             self._manager_client.close()
         self._end(self._manager, graceful=True)
@@ -229,11 +230,14 @@ class Supervisor:
             self._manager_client.close()
         try:
             self._start_manager()
-            for vtpm in self._vtpms.values():
-                self._attach(vtpm)
         except HwtpmError as error:
             _LOG.error("the manager does not start: %s", error)
             return
+        for vtpm in self._vtpms.values():
+            try:
+                self._attach(vtpm)
+            except HwtpmError as error:
+                _LOG.error("vTPM %s cannot be attached: %s", vtpm.name, error)
         for vtpm in self._vtpms.values():
             if vtpm.child is not None and vtpm.problem is not None:
                 self._greet(vtpm)
@@ -241,7 +245,12 @@ class Supervisor:
     def _ask_manager(self, op: str, params: Json | None = None, fds: tuple[int, ...] = ()) -> Json:
         if self._manager_client is None or self._manager is None:
             raise Busy("the vTPM manager is not running", hint="look at log/manager.log")
-        return self._manager_client.call(op, params, fds)
+        try:
+            return self._manager_client.call(op, params, fds)
+        except Timeout:
+            # Stuck on its chip: the next one starts from what is durable.
+            self._manager.signal(signal.SIGKILL)
+            raise
 
     # --- vTPMs ---------------------------------------------------------------------------------
 
@@ -431,7 +440,7 @@ class Supervisor:
             "pid": os.getpid(),
             "state": str(self._layout.state),
             "run": str(self._layout.run),
-            "manager": self._ask_manager("status") | {"restarts": self._manager_restarts},
+            "manager": self._manager_status() | {"restarts": self._manager_restarts},
             "vtpms": [
                 *(self._show(vtpm) for vtpm in self._vtpms.values()),
                 *(
@@ -440,6 +449,12 @@ class Supervisor:
                 ),
             ],
         }
+
+    def _manager_status(self) -> Json:
+        try:
+            return self._ask_manager("status")
+        except HwtpmError as error:
+            return {"problem": error_to_json(error)}
 
     def _find(self, name: str) -> _Vtpm:
         if name not in self._vtpms:
@@ -471,7 +486,7 @@ class Supervisor:
     def _start_again(self, name: str) -> Json:
         """Try once more to start a vTPM that is down."""
         if (vtpm := self._vtpms.get(name)) is not None:
-            if vtpm.child is not None:
+            if vtpm.child is not None and vtpm.problem is None:
                 return self._show(vtpm)
             self._take_down(vtpm)
         config = self._layout.read_vtpm(name)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hwtpm.errors import HwtpmError
+from hwtpm.errors import Busy, HwtpmError
 
 __all__ = ["Child", "end_with_parent", "log_to", "spawn"]
 
@@ -73,9 +73,17 @@ def spawn(name: str, main: Callable[[], None], keep: Iterable[int], log: Path) -
         main: the child's work; what it raises is logged.
         keep: descriptors that stay open in the child; all others above 2 are closed.
         log: where its standard output and standard error go.
+
+    Raises:
+        Busy: the host does not let another process start.
     """
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise Busy(
+            f"cannot start process {name}: {error.strerror}", hint="the host has no room for it"
+        ) from error
     if pid:
         return Child(name, pid, os.pidfd_open(pid))
     code = 1

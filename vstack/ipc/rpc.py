@@ -162,6 +162,10 @@ class Client:
         """The connection; it hangs up when the server's process ends."""
         return self._channel.fileno()
 
+    def hurry(self, timeout_s: float) -> None:
+        """From now on wait only so long for an answer."""
+        self._timeout_s = timeout_s
+
     def call(self, op: str, params: Json | None = None, fds: Sequence[int] = ()) -> Json:
         """The result of one call; descriptors that come back are closed.
 

@@ -127,9 +127,12 @@ class _ManagerServer:
     def _attach(self, uuid: UUID, fds: list[int]) -> Answer:
         if len(fds) != len(RingFds._fields):
             raise UsageError(f"attach takes the ring's 3 descriptors, got {len(fds)}")
-        bound = self._manager.bind(uuid)
         ring = BackEnd(RingFds(*fds))
-        attached = _Attached(bound, ring)
+        try:
+            attached = _Attached(self._manager.bind(uuid), ring)
+        except HwtpmError:
+            ring.close()
+            raise
         self._attached[uuid] = attached
         self._loop.watch(ring, lambda: self._serve(attached))
         return Answer()

@@ -13,8 +13,9 @@ from hwtpm.clock import Clock
 __all__ = ["THRESHOLD", "Lockout"]
 
 THRESHOLD: Final = 5
-_MAX_COUNT: Final = THRESHOLD + 17
-"""Where the count stops: the wait is then 2**16 s, about 18 hours."""
+_MAX_COUNT: Final = THRESHOLD + 9
+"""Where the count stops: the wait is then 2**8 s. Slow enough for guesses at 160 bits, and short
+enough that somebody who only wants to lock others out does not keep a guest from booting."""
 
 
 class Lockout:
