@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from e2e_stack import Stack
+from e2e_stack import PROGRAMS, Stack
 
 from hwtpm.client import pcr
 from hwtpm.client.rsa import from_public_key
@@ -240,3 +243,21 @@ def test_a_key_file_that_holds_no_hexadecimal_is_a_usage_error(tmp_path: Path) -
     key.write_bytes(bytes(range(128, 256)))
     arguments = ("--challenge", "00" * 20, "--chip-aik", str(key))
     assert Stack(tmp_path).error("vstack", "verify", str(key), *arguments)[0] == 2
+
+
+def test_a_stack_keeps_no_descriptor_of_whoever_started_it(stack: Stack) -> None:
+    reading, writing = os.pipe()
+    up = [str(PROGRAMS / "vstack"), "up", "--chip", "sim:"]
+    with os.fdopen(reading, "rb") as pipe:
+        subprocess.run(up, env=stack.environment, pass_fds=[writing], timeout=100, check=True)
+        os.close(writing)
+        assert select.select([pipe], [], [], 20)[0], "somebody holds the other end"
+        assert pipe.read() == b""
+    assert stack.json("vstack", "status")["vtpms"] == []
+
+
+def test_the_shells_limit_of_descriptors_does_not_limit_the_vtpms(stack: Stack) -> None:
+    low = f"ulimit -Sn 40; exec {PROGRAMS / 'vstack'} up --chip sim:"
+    subprocess.run(["sh", "-c", low], env=stack.environment, timeout=100, check=True)
+    for name in "abcde":
+        assert stack.json("vstack", "vtpm", "create", name)["running"] is True

@@ -15,7 +15,7 @@ import msgspec
 from hwtpm.errors import HwtpmError, ProtocolError, Timeout
 from vstack.host.layout import Layout
 from vstack.host.supervisor import NOTHING, Permit, Supervisor
-from vstack.ipc.children import end_with_parent, log_to
+from vstack.ipc.children import close_descriptors, end_with_parent, log_to
 from vstack.ipc.rpc import Client, Json, error_from_json, error_to_json
 
 __all__ = ["control", "serve", "start", "stop"]
@@ -102,6 +102,7 @@ def _become_supervisor(
         os.dup2(null, 0)
         os.close(null)
         log_to(layout.log / "supervisor.log")
+        close_descriptors([report])  # a lock or pipe of whoever started us is not ours to hold
 
         with os.fdopen(report, "wb", buffering=0) as reporting:
 

@@ -22,7 +22,7 @@ from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, Timeout, 
 from hwtpm.softtpm.engines import ENGINES
 from vstack.host import processes
 from vstack.host.layout import Layout, StackConfig, VtpmConfig
-from vstack.ipc.children import Child, spawn
+from vstack.ipc.children import Child, allow_descriptors, spawn
 from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
 from vstack.xen.local import FrontEnd, LocalRing
@@ -136,6 +136,7 @@ class Supervisor:
                 "no chip is named", hint="name one, for a software chip: vstack up --chip sim:"
             )
         try:
+            allow_descriptors()
             processes.prepare()
             self._start_manager(create=known is None or self._permit.new_manager)
             if known is None or known.chip != self._chip:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -19,12 +20,20 @@ from typing import Final
 
 from hwtpm.errors import Busy, HwtpmError
 
-__all__ = ["Child", "end_with_parent", "log_to", "spawn"]
+__all__ = [
+    "Child",
+    "allow_descriptors",
+    "close_descriptors",
+    "end_with_parent",
+    "log_to",
+    "spawn",
+]
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
+_DESCRIPTORS: Final = 1 << 16  # a vTPM takes about eight
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -80,15 +89,15 @@ def spawn(name: str, main: Callable[[], None], keep: Iterable[int], log: Path) -
     parent = os.getpid()
     try:
         pid = os.fork()
+        if pid:
+            return _known(name, pid)
     except OSError as error:
         raise Busy(
             f"cannot start process {name}: {error.strerror}", hint="the host has no room for it"
         ) from error
-    if pid:
-        return Child(name, pid, os.pidfd_open(pid))
     code = 1
     try:
-        _settle(name, parent, set(keep), log)
+        _settle(name, parent, keep, log)
         main()
         code = 0
     except HwtpmError as error:
@@ -101,6 +110,31 @@ def spawn(name: str, main: Callable[[], None], keep: Iterable[int], log: Path) -
         os._exit(code)
 
 
+def _known(name: str, pid: int) -> Child:
+    try:
+        return Child(name, pid, os.pidfd_open(pid))
+    except OSError:  # nobody would notice its end
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def allow_descriptors() -> None:
+    """Raise this process's limit of open descriptors as far as that is allowed and sane."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Not to a billion: some programs close them all, one by one.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, min(most, _DESCRIPTORS)), most))
+
+
+def close_descriptors(keep: Iterable[int]) -> None:
+    """Close all descriptors above 2 but those."""
+    lowest = 3
+    for fd in sorted(fd for fd in keep if fd >= lowest):
+        os.closerange(lowest, fd)
+        lowest = fd + 1
+    os.closerange(lowest, max(lowest, os.sysconf("SC_OPEN_MAX")))
+
+
 def end_with_parent(parent: int) -> None:
     """Get SIGTERM when `parent`, the process that forked this one, ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
@@ -108,7 +142,7 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _settle(name: str, parent: int, keep: set[int], log: Path) -> None:
+def _settle(name: str, parent: int, keep: Iterable[int], log: Path) -> None:
     end_with_parent(parent)
     _LIBC.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
     _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no core dumps, no ptrace by the same user
@@ -117,8 +151,4 @@ def _settle(name: str, parent: int, keep: set[int], log: Path) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     log_to(log)
-    lowest = 3
-    for fd in sorted(fd for fd in keep if fd >= lowest):
-        os.closerange(lowest, fd)
-        lowest = fd + 1
-    os.closerange(lowest, 1 << 16)
+    close_descriptors(keep)
