@@ -92,13 +92,22 @@ class Verdict:
     findings: list[str]
 
 
-def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
+def verify(
+    evidence: Evidence,
+    challenge: bytes,
+    chip_aik: PubKey,
+    *,
+    vtpm_uuid: UUID | None = None,
+    require: Iterable[int] = (),
+) -> Verdict:
     """Check the whole chain; needs no TPM and no secret.
 
     Args:
         evidence: as it came from the host.
         challenge: the verifier's own 20 bytes.
         chip_aik: the chip's identity key, which the verifier trusts (TPM_PUBKEY).
+        vtpm_uuid: the vTPM that was asked; None to take any of the chip's.
+        require: PCRs of the vTPM that have to be quoted.
 
     Raises:
         VerificationError: a link does not hold; the message says which.
@@ -111,6 +120,11 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
             "the evidence answers another challenge", hint="ask the host again: it may be a replay"
         )
     vtpm = evidence.vtpm
+    if vtpm_uuid not in (None, vtpm.uuid):
+        raise VerificationError(
+            f"the evidence is of vTPM {vtpm.uuid}, not of {vtpm_uuid}",
+            hint="ask for that vTPM's: a host may show a better guest than the one you mean",
+        )
     ek, aik = _key(vtpm.ek, "vTPM endorsement key"), _key(vtpm.aik, "vTPM identity key")
     pcrs = {index: _bytes(value, f"vTPM PCR {index}") for index, value in vtpm.pcrs.items()}
     if any(len(value) != 20 for value in pcrs.values()) or not set(pcrs) <= set(range(24)):
@@ -118,6 +132,11 @@ def verify(evidence: Evidence, challenge: bytes, chip_aik: PubKey) -> Verdict:
     if not pcrs:
         raise VerificationError(
             "the evidence quotes no PCR of the vTPM: it says nothing about the guest",
+            hint="ask the host for a quote of the PCRs that matter",
+        )
+    if missing := set(require) - set(pcrs):
+        raise VerificationError(
+            f"the evidence does not quote PCRs {_ranges(missing)}",
             hint="ask the host for a quote of the PCRs that matter",
         )
     nonce = deep_quote_nonce(challenge, ek, aik, pcrs)

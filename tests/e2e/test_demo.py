@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -155,6 +156,14 @@ def test_evidence_holds_for_an_independent_verifier_and_nothing_can_be_exchanged
     arguments = ["--challenge", challenge.hex(), "--chip-aik", chip_aik.hex()]
     verdict = stack.json("vstack", "verify", str(kept / "evidence.json"), *arguments)
     assert verdict["uuid"] == evidence["vtpm"]["uuid"]
+    kept_evidence = str(kept / "evidence.json")
+    for wanted, code in [
+        (["--vtpm", verdict["uuid"], "--pcr", "4", "--pcr", "7"], 0),
+        (["--vtpm", str(UUID(int=1))], 9),
+        (["--pcr", "8"], 9),
+    ]:
+        done = stack.run("vstack", "verify", kept_evidence, *arguments, *wanted, check=False)
+        assert done.returncode == code, done.stderr
 
     forged_file = stack.root / "forged.json"
     for what, forged in _damaged(evidence):

@@ -72,3 +72,20 @@ def test_events_that_no_quoted_pcr_proves_are_not_said_to_be_proven() -> None:
 def test_evidence_without_a_pcr_proves_nothing() -> None:
     with pytest.raises(VerificationError, match="quotes no PCR"):
         verify(_evidence({}, b""), CHALLENGE, from_public_key(CHIP.public_key()))
+
+
+def test_evidence_of_another_vtpm_than_the_one_that_was_asked_is_refused() -> None:
+    evidence, chip = _evidence({0: bytes(20)}, b""), from_public_key(CHIP.public_key())
+    assert verify(evidence, CHALLENGE, chip, vtpm_uuid=evidence.vtpm.uuid).uuid
+    with pytest.raises(VerificationError, match="not of"):
+        verify(evidence, CHALLENGE, chip, vtpm_uuid=uuid4())
+
+
+def test_evidence_that_leaves_out_a_pcr_that_matters_is_refused() -> None:
+    evidence, chip = (
+        _evidence({0: bytes(20), 4: bytes(20)}, b""),
+        from_public_key(CHIP.public_key()),
+    )
+    assert verify(evidence, CHALLENGE, chip, require=(0, 4)).uuid == evidence.vtpm.uuid
+    with pytest.raises(VerificationError, match="PCRs 5, 7"):
+        verify(evidence, CHALLENGE, chip, require=(0, 7, 5))

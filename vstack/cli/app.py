@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Final
+from uuid import UUID
 
 from cyclopts import App, Parameter
 
@@ -173,6 +174,8 @@ def verify(
     *,
     challenge: str,
     chip_aik: str,
+    vtpm: UUID | None = None,
+    pcr: Annotated[tuple[int, ...], Parameter(negative=())] = (),
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> Job:
     """Check evidence of a guest against the chip's identity key; needs no TPM and no stack.
@@ -186,6 +189,10 @@ def verify(
     chip_aik
         The chip's identity key that you trust: TPM_PUBKEY in hexadecimal, as `vstack status --json`
         shows it (manager.groups[].aik), or a file that holds it.
+    vtpm
+        The uuid of the vTPM that you asked: evidence of another one is refused.
+    pcr
+        A PCR that has to be quoted; once for each.
     json
         Print versioned JSON instead of text, errors included.
     """
@@ -202,7 +209,7 @@ def verify(
             raise DeviceNotFound(f"there is no file {evidence}") from error
         except OSError as error:
             raise AccessDenied(f"cannot read {evidence}: {error.strerror}") from error
-        verdict = check(Evidence.from_json(data), nonce, key)
+        verdict = check(Evidence.from_json(data), nonce, key, vtpm_uuid=vtpm, require=pcr)
         values = [(f"PCR {index}", value.hex()) for index, value in verdict.vtpm_pcrs.items()]
         return Answer(verdict, ("the evidence holds:", *verdict.findings, Table(values)))
 
