@@ -205,3 +205,15 @@ def test_a_deep_quote_without_a_manager_is_refused_and_does_not_keep_it_away(
     wait_until(is_busy)
     away.rename(store)
     wait_until(lambda: stack.run("vstack", "status", check=False).returncode == 0)
+
+
+def test_a_stuck_manager_keeps_neither_status_nor_down_waiting(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:")
+    stack.run("vstack", "vtpm", "create", "a")
+    os.kill(_manager_pid(stack), signal.SIGSTOP)
+    status = stack.json("vstack", "status")
+    assert status["manager"]["problem"]["kind"] == "timeout"
+    assert status["vtpms"][0]["running"] is True
+    assert "did not answer" in stack.run("vstack", "status").stdout
+    stack.run("vstack", "down")
+    assert stack.processes() == []

@@ -324,9 +324,7 @@ def test_privacy_ca_protocol_proves_that_identity_and_ek_live_together(
     owned: Owned, tpm: Tpm
 ) -> None:
     ca = from_public_key(rsa.generate_private_key(65537, 2048).public_key())
-    made = identity.make(
-        tpm, OWNER, USAGE, identity.chosen_id(b"my identity", ca), srk_auth=USAGE
-    )
+    made = identity.make(tpm, OWNER, USAGE, identity.chosen_id(b"my identity", ca), srk_auth=USAGE)
     identity.verify_binding(made.public, made.digest, made.binding)
     other = identity.chosen_id(b"another label", ca)
     with pytest.raises(VerificationError):

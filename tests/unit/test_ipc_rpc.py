@@ -252,11 +252,20 @@ def test_descriptors_beside_an_error_are_closed() -> None:
 
 def test_a_late_answer_is_never_taken_for_the_next_one() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, Client(ours, "the server", 0.01) as client:
-        with pytest.raises(Timeout, match="'slow'"):
-            client.call("slow")
-        with pytest.raises(ProtocolError):
-            client.call("next")
+    loop = Loop()
+    Server(loop, lambda peer, request, fds: Answer({"of": request["op"]}, (0,))).adopt(theirs)
+    with Client(ours, "the server", DEADLINE_S) as client:
+        before = open_fds()
+        with pytest.raises(Timeout, match="'slow' in 0 s"):
+            client.call("slow", timeout_s=0)
+        loop.turn(DEADLINE_S)
+        thread = threading.Thread(target=loop.turn, args=(DEADLINE_S,))
+        thread.start()
+        assert client.call("next") == {"of": "next"}
+        thread.join(DEADLINE_S)
+        assert open_fds() == before
+    theirs.close()
+    loop.close()
 
 
 def test_nobody_waits_for_a_process_that_has_ended(path: Path) -> None:

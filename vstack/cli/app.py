@@ -259,13 +259,14 @@ def _interrupt(number: int, frame: object) -> None:
 def _status_answer(status: Json, origin: Origin) -> Answer:
     note_chip(origin, status)
     manager = status.get("manager")
-    uuid = manager.get("manager") if isinstance(manager, dict) else "?"
-    restarts = manager.get("restarts") if isinstance(manager, dict) else 0
+    manager = manager if isinstance(manager, dict) else {}
+    problem, restarts = manager.get("problem"), manager.get("restarts")
+    said = problem.get("message") if isinstance(problem, dict) else manager.get("manager")
     vtpms = _vtpms(status)
     return Answer(
         status,
         (
-            f"manager {uuid}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}"
+            f"manager {said}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}"
             + (f", manager started again {restarts} times" if restarts else ""),
             f"state in {status.get('state')}, sockets in {status.get('run')}",
             *((_list_table(vtpms),) if vtpms else ()),

@@ -169,8 +169,7 @@ class Supervisor:
             self._remove(vtpm)
         if self._manager_client is not None:
             with contextlib.suppress(HwtpmError):
-                self._manager_client.hurry(_STOP_TIMEOUT_S)
-                self._manager_client.call("stop")
+                self._manager_client.call("stop", timeout_s=_STOP_TIMEOUT_S)
             self._manager_client.close()
         self._end(self._manager, graceful=True)
         self._manager = None
@@ -243,9 +242,15 @@ class Supervisor:
             if vtpm.child is not None and vtpm.problem is not None:
                 self._greet(vtpm)
 
+    def _look_at_manager(self) -> Json:
+        """What the manager says of itself, if it is not busy."""
+        if self._manager_client is None or self._manager is None:
+            raise _no_manager()
+        return self._manager_client.call("status", timeout_s=_GLANCE_TIMEOUT_S)
+
     def _ask_manager(self, op: str, params: Json | None = None, fds: tuple[int, ...] = ()) -> Json:
         if self._manager_client is None or self._manager is None:
-            raise Busy("the vTPM manager is not running", hint="look at log/manager.log")
+            raise _no_manager()
         try:
             return self._manager_client.call(op, params, fds)
         except Timeout:
@@ -427,7 +432,7 @@ class Supervisor:
                 return Answer(self._show(self._find(str(request.get("name")))))
             case "deep_quote":
                 vtpm = self._find(str(request.get("name")))
-                self._ask_manager("status")  # without it the vTPM would wait, and we with it
+                self._look_at_manager()  # without it the vTPM would wait, and we with it
                 return Answer(self._ask_vtpm(vtpm, "deep_quote", request))
             case "activate":
                 return Answer(self._ask_manager("activate", {"blob": request.get("blob")}))
@@ -453,7 +458,7 @@ class Supervisor:
 
     def _manager_status(self) -> Json:
         try:
-            return self._ask_manager("status")
+            return self._look_at_manager()
         except HwtpmError as error:
             return {"problem": error_to_json(error)}
 
@@ -526,6 +531,10 @@ class Supervisor:
             with contextlib.suppress(HwtpmError):  # it is busy, or being started again
                 shown |= self._ask_vtpm(vtpm, "status", timeout_s=_GLANCE_TIMEOUT_S)
         return shown
+
+
+def _no_manager() -> Busy:
+    return Busy("the vTPM manager is not running", hint="look at log/manager.log")
 
 
 def _delay(restarts: int) -> float:

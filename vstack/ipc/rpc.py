@@ -1,8 +1,8 @@
 """Local calls between the stack's own processes: one JSON object a packet, descriptors beside it.
 
-Unix SOCK_SEQPACKET sockets keep the packets apart. A request is `{"op": name, ...}`; an answer is
-`{"ok": true, "result": {...}}` or `{"ok": false, "error": {...}}` with the error's kind, so that it
-is raised as the same class on the caller's side. Who may call is a matter of file permissions: the
+Unix SOCK_SEQPACKET sockets keep the packets apart. A request is `{"op": name, "id": number, ...}`;
+an answer is `{"id": number, "ok": true, "result": {...}}` or `{"id": number, "ok": false, "error":
+{...}}` with the error's kind, so that it is raised as the same class on the caller's side. Who may call is a matter of file permissions: the
 sockets lie in a directory of mode 0700.
 """
 
@@ -22,6 +22,7 @@ from typing import Final, Self
 import msgspec
 
 from hwtpm import errors
+from hwtpm.clock import RealClock
 from hwtpm.errors import (
     AccessDenied,
     DeviceNotFound,
@@ -111,7 +112,7 @@ class Client:
     Args:
         channel: connected to the server.
         name: says in errors who that is.
-        timeout_s: how long a call may take.
+        timeout_s: how long a call may take, unless it says so itself.
         needed: pidfds of processes without which no answer comes; a listening socket may outlive
             the process behind it.
     """
@@ -129,7 +130,8 @@ class Client:
         self._answer_or_end = select.poll()
         for fd in (channel.fileno(), *needed):
             self._answer_or_end.register(fd, select.POLLIN)
-        channel.settimeout(timeout_s)
+        self._clock = RealClock()
+        self._number = 0
 
     @classmethod
     def connect(
@@ -162,68 +164,82 @@ class Client:
         """The connection; it hangs up when the server's process ends."""
         return self._channel.fileno()
 
-    def hurry(self, timeout_s: float) -> None:
-        """From now on wait only so long for an answer."""
-        self._timeout_s = timeout_s
-
-    def call(self, op: str, params: Json | None = None, fds: Sequence[int] = ()) -> Json:
+    def call(
+        self,
+        op: str,
+        params: Json | None = None,
+        fds: Sequence[int] = (),
+        timeout_s: float | None = None,
+    ) -> Json:
         """The result of one call; descriptors that come back are closed.
 
         Raises:
             HwtpmError: what the server raised; Timeout or ProtocolError if it does not answer.
         """
-        result, received = self.call_fds(op, params, fds)
-        for fd in received:
-            os.close(fd)
+        result, received = self.call_fds(op, params, fds, timeout_s)
+        _close_all(received)
         return result
 
     def call_fds(
-        self, op: str, params: Json | None = None, fds: Sequence[int] = ()
+        self,
+        op: str,
+        params: Json | None = None,
+        fds: Sequence[int] = (),
+        timeout_s: float | None = None,
     ) -> tuple[Json, list[int]]:
         """Like `call`, and the descriptors that the server passed; they are the caller's."""
-        packet = msgspec.json.encode({"op": op, **(params or {})})
+        self._number += 1
+        packet = msgspec.json.encode({**(params or {}), "op": op, "id": self._number})
         if len(packet) > MAX_PACKET:
             raise UsageError(f"a call of {len(packet)} bytes to {self._name} is too long")
-        answer, received = self._exchange(op, packet, fds)
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = self._clock.now() + patience_s
         try:
-            return self._result(op, answer), received
-        except BaseException:
-            for fd in received:
-                os.close(fd)
-            raise
-
-    def _exchange(self, op: str, packet: bytes, fds: Sequence[int]) -> tuple[bytes, list[int]]:
-        try:
+            self._channel.settimeout(patience_s)
             socket.send_fds(self._channel, [packet], list(fds))
-            ready = self._answer_or_end.poll(self._timeout_s * 1000)
-            if not ready:
-                raise TimeoutError
-            if self._channel.fileno() not in dict(ready):
-                raise ProtocolError(
-                    f"{self._name} cannot answer {op!r}: it, or what it needs, has ended",
-                    hint="look at its log in the run directory",
-                )
-            answer, received, _, _ = socket.recv_fds(self._channel, MAX_PACKET, _MAX_FDS)
+            while True:
+                answer, received = self._receive(op, deadline)
+                try:
+                    reply = self._decode(op, answer)
+                    # Otherwise it is the late answer to a call that was given up.
+                    if reply.get("id", self._number) == self._number:
+                        return self._result(reply), received
+                except BaseException:
+                    _close_all(received)
+                    raise
+                _close_all(received)
         except TimeoutError as error:
-            # An answer that comes later would be taken for the next call's.
-            self.close()
             raise Timeout(
-                f"{self._name} did not answer {op!r} in {self._timeout_s} s",
+                f"{self._name} did not answer {op!r} in {patience_s} s",
                 hint="look at its log in the run directory",
             ) from error
         except OSError as error:
             raise ProtocolError(f"{self._name} hung up during {op!r}: {error}") from error
+
+    def _receive(self, op: str, deadline: float) -> tuple[bytes, list[int]]:
+        ready = self._answer_or_end.poll(max(0.0, deadline - self._clock.now()) * 1000)
+        if not ready:
+            raise TimeoutError
+        if self._channel.fileno() not in dict(ready):
+            raise ProtocolError(
+                f"{self._name} cannot answer {op!r}: it, or what it needs, has ended",
+                hint="look at its log in the run directory",
+            )
+        answer, received, _, _ = socket.recv_fds(self._channel, MAX_PACKET, _MAX_FDS)
         return answer, received
 
-    def _result(self, op: str, answer: bytes) -> Json:
+    def _decode(self, op: str, answer: bytes) -> Json:
         if not answer:
             raise ProtocolError(
                 f"{self._name} ended during {op!r}", hint="look at its log in the run directory"
             )
         try:
-            reply = msgspec.json.decode(answer, type=dict[str, object])
+            return msgspec.json.decode(answer, type=dict[str, object])
         except msgspec.DecodeError as error:
             raise ProtocolError(f"{self._name} answered {op!r} with no JSON object") from error
+
+    @staticmethod
+    def _result(reply: Json) -> Json:
         if reply.get("ok") is not True:
             problem = reply.get("error")
             raise error_from_json(problem if isinstance(problem, dict) else {})
@@ -244,6 +260,15 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _encode(about: Json, **answer: object) -> bytes:
+    return msgspec.json.encode({**about, **answer})
 
 
 class Peer:
@@ -300,6 +325,7 @@ class Server:
     def _answer(
         self, peer: Peer, packet: bytes, flags: int, fds: list[int]
     ) -> tuple[bytes, Sequence[int]]:
+        about: Json = {}
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise UsageError("the request is too long")
@@ -307,14 +333,15 @@ class Server:
                 request = msgspec.json.decode(packet, type=dict[str, object])
             except msgspec.DecodeError as error:
                 raise UsageError(f"the request is no JSON object: {error}") from error
+            about = {"id": request.get("id")}
             answer = self._handler(peer, request, fds)
         except HwtpmError as error:
-            return msgspec.json.encode({"ok": False, "error": error_to_json(error)}), ()
+            return _encode(about, ok=False, error=error_to_json(error)), ()
         except Exception as error:
             _LOG.exception("a request failed")
             problem = HwtpmError(f"internal error: {type(error).__name__}: {error}")
-            return msgspec.json.encode({"ok": False, "error": error_to_json(problem)}), ()
-        return msgspec.json.encode({"ok": True, "result": answer.result}), answer.fds
+            return _encode(about, ok=False, error=error_to_json(problem)), ()
+        return _encode(about, ok=True, result=answer.result), answer.fds
 
     def _send(self, peer: Peer, answer: bytes, fds: Sequence[int]) -> None:
         try:
