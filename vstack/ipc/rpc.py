@@ -1,9 +1,9 @@
 """Local calls between the stack's own processes: one JSON object a packet, descriptors beside it.
 
 Unix SOCK_SEQPACKET sockets keep the packets apart. A request is `{"op": name, "id": number, ...}`;
-an answer is `{"id": number, "ok": true, "result": {...}}` or `{"id": number, "ok": false, "error":
-{...}}` with the error's kind, so that it is raised as the same class on the caller's side. Who may call is a matter of file permissions: the
-sockets lie in a directory of mode 0700.
+its answer has the same id and `"ok": true, "result": {...}`, or `"ok": false, "error": {...}` with
+the error's kind, so that it is raised as the same class on the caller's side. Who may call is a
+matter of file permissions: the sockets lie in a directory of mode 0700.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ class Server:
                 request = msgspec.json.decode(packet, type=dict[str, object])
             except msgspec.DecodeError as error:
                 raise UsageError(f"the request is no JSON object: {error}") from error
-            about = {"id": request.get("id")}
+            about = {"id": request.pop("id", None)}
             answer = self._handler(peer, request, fds)
         except HwtpmError as error:
             return _encode(about, ok=False, error=error_to_json(error)), ()
