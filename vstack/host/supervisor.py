@@ -351,6 +351,8 @@ class Supervisor:
                 vtpm.config = VtpmConfig(vtpm.config.uuid, vtpm.config.engine, provisioned=True)
                 self._layout.write_vtpm(vtpm.name, vtpm.config)
         except HwtpmError as error:
+            if isinstance(error, Timeout) and vtpm.child is not None:
+                vtpm.child.signal(signal.SIGKILL)  # it hangs; the next one may not
             vtpm.problem = error
             self._progress(f"vTPM {vtpm.name} does not start: {error.message}")
 
@@ -399,12 +401,17 @@ class Supervisor:
         qemu = self._open_sockets(vtpm).qemu
         self._loop.unwatch(qemu)
         path = self._layout.vtpm_run(vtpm.name) / "host.sock"
-        vtpm.face = spawn(
-            f"qemu:{vtpm.name}",
-            partial(processes.face, qemu, path, vtpm.name),
-            [qemu.fileno()],
-            self._layout.log / f"qemu-{vtpm.name}.log",
-        )
+        try:
+            vtpm.face = spawn(
+                f"qemu:{vtpm.name}",
+                partial(processes.face, qemu, path, vtpm.name),
+                [qemu.fileno()],
+                self._layout.log / f"qemu-{vtpm.name}.log",
+            )
+        except HwtpmError as error:
+            _LOG.error("vTPM %s has a QEMU waiting: %s", vtpm.name, error)
+            self._loop.after(_FIRST_DELAY_S, partial(self._await_qemu, vtpm))
+            return
         self._loop.watch(vtpm.face.pidfd, partial(self._face_ended, vtpm))
 
     def _face_ended(self, vtpm: _Vtpm) -> None:
@@ -412,8 +419,12 @@ class Supervisor:
         self._loop.unwatch(vtpm.face.pidfd)
         vtpm.face.reap()
         vtpm.face = None
-        if vtpm.sockets is not None:
-            self._loop.watch(vtpm.sockets.qemu, partial(self._start_face, vtpm))
+        self._await_qemu(vtpm)
+
+    def _await_qemu(self, vtpm: _Vtpm) -> None:
+        if vtpm.sockets is not None and vtpm.face is None:
+            with contextlib.suppress(FileExistsError):  # new sockets are watched already
+                self._loop.watch(vtpm.sockets.qemu, partial(self._start_face, vtpm))
 
     # --- calls ---------------------------------------------------------------------------------
 
