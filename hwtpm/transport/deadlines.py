@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hwtpm.tis import Timeouts
 from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.frame import ordinal_of
 from hwtpm.tpm12.table import Duration
@@ -22,6 +23,14 @@ class Deadlines:
     short_s: float = 20.0
     medium_s: float = 60.0
     long_s: float = 300.0
+
+    def at_least(self, chip: Timeouts) -> Deadlines:
+        """These deadlines, longer where the chip asks for more."""
+        return Deadlines(
+            max(self.short_s, chip.short_s),
+            max(self.medium_s, chip.medium_s),
+            max(self.long_s, chip.long_s),
+        )
 
     def of(self, command: bytes) -> float:
         """Seconds for this command frame."""

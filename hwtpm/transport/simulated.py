@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from hwtpm.clock import RealClock
+from hwtpm.errors import StateError
 from hwtpm.softtpm.base import MemoryStorage, SoftwareTpm, Storage
 from hwtpm.softtpm.engines import make_engine
 from hwtpm.softtpm.storage import FileStorage
@@ -18,6 +19,7 @@ from hwtpm.tpm12.commands.startup import Startup
 from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.frame import build_request, return_code_of
 from hwtpm.transport.base import Attached, Target
+from hwtpm.transport.chip_timing import announced_timeouts
 from hwtpm.transport.deadlines import Deadlines
 
 __all__ = ["SimulatedTransport", "open_engine", "open_libtpms", "open_swtpm", "power_on_chip"]
@@ -52,25 +54,31 @@ def power_on_chip(
 ) -> TisTransport:
     """Switch a simulated chip on and send TPM_Startup(ST_CLEAR), as firmware does.
 
-    A TPM that has been started already (the answer is TPM_INVALID_POSTINIT) is left as it is.
+    A TPM that has been started already (the answer is TPM_INVALID_POSTINIT) is left as it is. Where
+    the chip announces longer timeouts or durations than ours, it gets them.
 
     Raises:
         StateError: its stored state is unusable.
         TpmError: it cannot be started.
     """
     chip = SimulatedChip(tpm)
-    chip.power_on()
+    try:
+        chip.power_on()
+    except StateError as error:
+        raise StateError(f"{address}: {error.message}", hint=error.hint) from error
+    host = TisHost(device=address)
     tis = TisTransport(
         LpcPort(LpcWindow(chip)),
         RealClock(),
-        duration_s=deadlines.of_ordinal,
-        host=TisHost(device=address),
+        duration_s=lambda ordinal: deadlines.at_least(host.timeouts).of_ordinal(ordinal),
+        host=host,
         locality=_FIRMWARE_LOCALITY,
     )
     request = Startup(StartupType.CLEAR)
     answer = return_code_of(tis.execute(build_request(request.command.ordinal, request.encode())))
     if answer not in (rc.Rc.SUCCESS, rc.Rc.INVALID_POSTINIT):
         raise rc.error(answer, request.command.name, address)
+    host.timeouts = announced_timeouts(tis.execute)
     if locality != _FIRMWARE_LOCALITY:
         tis.set_locality(locality)
     return tis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from hwtpm.errors import (
     Unsupported,
     UsageError,
 )
-from hwtpm.tpm12.const import NvPermission
+from hwtpm.tis import Timeouts
+from hwtpm.tpm12.commands.capability import GetCapability, GetCapabilityReply
+from hwtpm.tpm12.const import Capability, CapProperty, NvPermission
+from hwtpm.tpm12.frame import build_response, error_response, ordinal_of
 from hwtpm.tpm12.rc import Rc
 from hwtpm.transport import Deadlines, open_transport
 from hwtpm.transport.address import SCHEMES
@@ -169,6 +173,62 @@ def test_tpm_that_was_started_already_is_left_as_it_is() -> None:
 def test_tpm_that_cannot_be_started_is_an_error() -> None:
     with pytest.raises(HwtpmError, match="TPM_Startup on sim:: TPM_FAIL"):
         power_on_chip(Started(Rc.FAIL), "sim:", locality=0, deadlines=Deadlines())
+
+
+class Announcing(Started):
+    """A chip that is started and asks for these microseconds."""
+
+    def __init__(self, answers: dict[int, tuple[int, ...]]) -> None:
+        super().__init__(Rc.SUCCESS)
+        self.answers = answers
+
+    def execute(self, command: bytes, locality: int = 0) -> bytes:
+        if ordinal_of(command) != GetCapability.command.ordinal:
+            return super().execute(command, locality)
+        request = GetCapability.decode(command[10:])
+        assert request.cap_area == Capability.PROPERTY
+        values = self.answers.get(int.from_bytes(request.sub_cap, "big"))
+        if values is None:
+            return error_response(Rc.BAD_MODE)
+        return build_response(GetCapabilityReply(struct.pack(f">{len(values)}I", *values)).encode())
+
+
+def test_a_chip_gets_the_timeouts_that_it_asks_for_and_never_less_than_the_default() -> None:
+    chip = Announcing({CapProperty.TIS_TIMEOUT: (900_000, 1, 5_000_000, 0)})
+    tis = power_on_chip(chip, "sim:", locality=0, deadlines=Deadlines())
+    timeouts, defaults = tis.host.timeouts, Timeouts()
+    assert (timeouts.a_s, timeouts.b_s) == (0.9, defaults.b_s)
+    assert (timeouts.c_s, timeouts.d_s) == (5.0, defaults.d_s)
+    assert (timeouts.short_s, timeouts.long_s) == (defaults.short_s, defaults.long_s)
+
+
+def test_deadlines_are_the_longer_of_ours_and_of_what_the_chip_announces() -> None:
+    announced = {CapProperty.DURATION: (4_000_000, 30_000_000, 400_000_000)}
+    limits = Deadlines(1.0, 60.0, 300.0)
+    tis = power_on_chip(Announcing(announced), "sim:", locality=0, deadlines=limits)
+    longer = limits.at_least(tis.host.timeouts)
+    assert (longer.short_s, longer.medium_s, longer.long_s) == (4.0, 60.0, 400.0)
+
+
+@pytest.mark.parametrize("values", [(), (7,), (1, 2, 3, 4, 5)])
+def test_a_chip_that_announces_nonsense_is_driven_by_the_defaults(values: tuple[int, ...]) -> None:
+    nonsense = dict.fromkeys((CapProperty.TIS_TIMEOUT, CapProperty.DURATION), values)
+    tis = power_on_chip(Announcing(nonsense), "sim:", locality=0, deadlines=Deadlines())
+    assert tis.host.timeouts == Timeouts()
+
+
+@pytest.mark.parametrize(("maker", "other"), [("sim", "libtpms"), ("libtpms", "sim")])
+def test_the_state_of_another_engine_is_refused_by_name_and_kept(
+    maker: str, other: str, tmp_path: Path
+) -> None:
+    with Tpm(open_transport(f"{maker}:{tmp_path}")) as tpm:
+        pcr.read(tpm, 0)
+    before = (tmp_path / "permanent").read_bytes()
+    with pytest.raises(StateError) as failure:
+        open_transport(f"{other}:{tmp_path}")
+    assert failure.value.message.startswith(f"{other}:{tmp_path}: ")
+    assert failure.value.hint
+    assert (tmp_path / "permanent").read_bytes() == before
 
 
 def test_deadline_follows_the_duration_class() -> None:

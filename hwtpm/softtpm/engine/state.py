@@ -203,7 +203,10 @@ def _seal(magic: bytes, body: bytes) -> bytes:
 
 def _unseal(magic: bytes, blob: bytes, what: str) -> bytes:
     if blob[: len(magic)] != magic:
-        raise StateError(f"the {what} state is not one of this engine")
+        raise StateError(
+            f"the {what} state is not one of this engine; nothing was overwritten",
+            hint="open it with the engine that wrote it, or use another directory",
+        )
     version = int.from_bytes(blob[len(magic) : len(magic) + 2], "big")
     if version != _VERSION:
         raise StateError(
