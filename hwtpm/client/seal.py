@@ -47,7 +47,7 @@ def seal(
     """Encrypt data so that only this TPM gives it back: for `auth`, in the state of `policy`.
 
     Raises:
-        TpmError: TPM_BAD_DATASIZE if it is too long; some 200 bytes fit.
+        TpmError: TPM_BAD_DATASIZE if it is too long; 149 bytes fit under an RSA 2048 key.
     """
     with key.osap(tpm) as session:
         request = Seal(

@@ -15,6 +15,8 @@ from hwtpm.client import pcr, quote
 from hwtpm.client.keys import KeyRef, get_pub
 from hwtpm.client.rsa import to_public_key
 from hwtpm.tpm12.commands.integrity import Extend, PcrRead, PcrReset, Quote, Quote2
+from hwtpm.tpm12.commands.optin import PhysicalEnable
+from hwtpm.tpm12.commands.ownership import ForceClear
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PcrSelection
 
@@ -121,6 +123,23 @@ def test_tpm_hash_sequence_resets_and_extends_pcr_17(new: Device) -> None:
     ends = new.expected("last PCR that TPM_HASH_START resets", 20)
     assert [new.pcr(i) for i in (21, 22)] == [extended if i > ends else ZEROS for i in (21, 22)]
     assert new.tpm.established
+
+
+@pytest.mark.alters
+@pytest.mark.parametrize("cleared", [False, True])
+def test_the_dynamic_pcrs_reset_to_zero_once_there_was_a_launch(
+    owned: Device, cleared: bool
+) -> None:
+    owned.run(PcrReset(PcrSelection.of([20, 21, 22])), locality=2)
+    assert [owned.pcr(index) for index in (20, 21, 22)] == [ONES] * 3
+    owned.tpm.hash_start()
+    owned.tpm.hash_end()
+    if cleared:
+        owned.assert_presence()
+        owned.run(ForceClear())
+        owned.run(PhysicalEnable())
+    owned.run(PcrReset(PcrSelection.of([20, 21, 22])), locality=2)
+    assert [owned.pcr(index) for index in (20, 21, 22)] == [ZEROS] * 3
 
 
 # --- 16.3 TPM_Quote ----------------------------------------------------------------------------

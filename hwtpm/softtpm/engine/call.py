@@ -6,7 +6,6 @@ code that the specification gives; the dispatcher then forgets everything the ac
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hwtpm.softtpm.engine.sessions import Session
-from hwtpm.tpm12.auth import adip_xor
+from hwtpm.tpm12.auth import adip_xor, request_digest, session_hmac
 from hwtpm.tpm12.const import ET_XOR, EntityType, KeyHandleValue
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.table import NO_RULES, Command, Request, Rule
+from hwtpm.tpm12.table import Command, Request, Rule
 from hwtpm.wire import Struct
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Call:
     def digest(self) -> bytes:
         """inParamDigest of the request."""
         if not self._digest:
-            self._digest = hashlib.sha1(self.row.ordinal.to_bytes(4, "big") + self._params).digest()
+            self._digest = request_digest(self.row.ordinal, self._params)
         return self._digest
 
     @property
@@ -130,13 +129,10 @@ class Call:
             if session.entity != entity:
                 raise Refuse(failed)
             key = session.shared_secret
-        message = b"%b%b%b%c" % (
-            self.digest,
-            session.nonce_even,
-            tail.nonce_odd,
-            tail.continue_session,
+        expected = session_hmac(
+            key, self.digest, session.nonce_even, tail.nonce_odd, tail.continue_session
         )
-        if not hmac.compare_digest(hmac.digest(key, message, "sha1"), tail.hmac):
+        if not hmac.compare_digest(expected, tail.hmac):
             self.tpm.note_auth_failure()
             raise Refuse(failed)
         tail.key = key
@@ -164,7 +160,7 @@ class Call:
             number: which session of the request encrypts it.
 
         Raises:
-            Refuse: BAD_MODE for an ADIP scheme that is not supported; AUTHFAIL for OIAP.
+            Refuse: BAD_MODE for an OIAP session; INAPPROPRIATE_ENC for an unsupported scheme.
         """
         session, tail = self.sessions[number], self.tails[number]
         if session.entity is None:
@@ -233,15 +229,13 @@ def serves(
         if row.ordinal in ACTIONS:
             raise TypeError(f"{row.name} has two actions")
         rules = row.rules
-        maybe = Rule.MAYBE_DISABLED | Rule.MAYBE_DEACTIVATED
         ACTIONS[row.ordinal] = Serves(
             row=row,
             action=action,  # type: ignore[arg-type]  # the request's class is what decode makes
             authorises=authorises,
             needs_owner=Rule.NO_OWNER not in rules,
-            when_disabled=rules & (Rule.WHEN_DISABLED | (maybe & Rule.MAYBE_DISABLED)) != NO_RULES,
-            when_deactivated=rules & (Rule.WHEN_DEACTIVATED | (maybe & Rule.MAYBE_DEACTIVATED))
-            != NO_RULES,
+            when_disabled=bool(rules & (Rule.WHEN_DISABLED | Rule.MAYBE_DISABLED)),
+            when_deactivated=bool(rules & (Rule.WHEN_DEACTIVATED | Rule.MAYBE_DEACTIVATED)),
         )
         return action
 

@@ -35,7 +35,6 @@ __all__ = [
     "modulus_of",
     "prime_of",
     "private_from_prime",
-    "public_from",
     "rsa_parms",
     "sign_digest",
     "sign_raw",
@@ -145,13 +144,6 @@ def _private_from_primes(p: int, q: int) -> RSAPrivateKey:
         public_numbers=rsa.RSAPublicNumbers(EXPONENT, p * q),
     )
     return numbers.private_key(unsafe_skip_rsa_key_validation=True)
-
-
-def public_from(modulus: bytes) -> RSAPublicKey:
-    """The public key with that modulus and exponent 65537; ValueError if it is none."""
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    return rsa.RSAPublicNumbers(EXPONENT, int.from_bytes(modulus, "big")).public_key()
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,6 @@ then the command's own actions (Part 1 sections 8 and 13; libtpms checks in the 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -34,6 +33,7 @@ from hwtpm.softtpm.engine.state import (
     encode_saved,
     fresh_permanent,
 )
+from hwtpm.tpm12.auth import response_digest, session_hmac
 from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, Tag
 from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
@@ -384,17 +384,13 @@ class Engine:
         tails = call.tails
         nonces: list[bytes] = []
         if tails:
-            digest = hashlib.sha1(
-                bytes(4)
-                + call.row.ordinal.to_bytes(4, "big")
-                + out[HEADER_SIZE + layout.head_size :]
-            ).digest()
+            params = bytes(out[HEADER_SIZE + layout.head_size :])
+            digest = response_digest(Rc.SUCCESS, call.row.ordinal, params)
             for tail in tails:
                 nonce = self.random(20)
-                message = b"%b%b%b%c" % (digest, nonce, tail.nonce_odd, tail.continue_session)
                 out += nonce
                 out.append(tail.continue_session)
-                out += hmac.digest(tail.key, message, "sha1")
+                out += session_hmac(tail.key, digest, nonce, tail.nonce_odd, tail.continue_session)
                 nonces.append(nonce)
         _HEADER.pack_into(out, 0, Tag.RSP_COMMAND + len(tails), len(out), 0)
         return bytes(out), nonces

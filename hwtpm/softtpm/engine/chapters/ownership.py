@@ -152,6 +152,7 @@ def clear_owner(call: Call) -> None:
         stclear.pcrs,
         read_locked=stclear.read_locked & indices,
         write_locked=stclear.write_locked & indices,
+        tos_present=stclear.tos_present,  # a TPM_STANY_FLAGS bit, which 6.2 leaves alone
     )
     for tail in call.tails:
         tail.continue_session = 0
