@@ -18,6 +18,7 @@ from hwtpm.tpm12.commands.nv import (
 )
 from hwtpm.tpm12.const import (
     DIGEST_SIZE,
+    EVERY_LOCALITY,
     Capability,
     EntityType,
     KeyHandleValue,
@@ -40,8 +41,6 @@ __all__ = [
 
 _PIECE: Final = 512
 """Bytes in one command: the smallest input buffers of chips are little more than 1 KiB."""
-
-_ANY_LOCALITY: Final = 0x1F
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def area(tpm: Tpm, index: int) -> NvArea:
 
 def unrestricted() -> PcrInfoShort:
     """Access in any PCR state, from any locality."""
-    return PcrInfoShort(PcrSelection.of(()), _ANY_LOCALITY, bytes(DIGEST_SIZE))
+    return PcrInfoShort(PcrSelection.of(()), EVERY_LOCALITY, bytes(DIGEST_SIZE))
 
 
 def define(

@@ -6,10 +6,10 @@ imported where it is used: most commands do without it, and it costs start-up ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from hwtpm.errors import Unsupported, VerificationError
-from hwtpm.tpm12.const import EncScheme, KeyAlgorithm, SigScheme
+from hwtpm.tpm12.const import DEFAULT_EXPONENT, OAEP_LABEL, EncScheme, KeyAlgorithm, SigScheme
 from hwtpm.tpm12.types import Key, KeyParms, PubKey, RsaKeyParms
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ __all__ = [
     "to_public_key",
     "verify_sha1",
 ]
-
-OAEP_LABEL: Final = b"TCPA"
-_DEFAULT_EXPONENT: Final = 65537
 
 
 def rsa_parms(
@@ -53,7 +50,7 @@ def to_public_key(pub: PubKey) -> RSAPublicKey:
         raise Unsupported(f"algorithm {pub.algorithm_parms.algorithm_id:#x} is not RSA")
     exponent = RsaKeyParms.decode(pub.algorithm_parms.parms).exponent
     numbers = RSAPublicNumbers(
-        int.from_bytes(exponent, "big") or _DEFAULT_EXPONENT, int.from_bytes(pub.pub_key, "big")
+        int.from_bytes(exponent, "big") or DEFAULT_EXPONENT, int.from_bytes(pub.pub_key, "big")
     )
     try:
         return numbers.public_key()
@@ -70,7 +67,7 @@ def from_public_key(
     """A public key as a TPM writes it; the schemes are what `cryptography` does not know."""
     numbers = key.public_numbers()
     exponent = b""
-    if numbers.e != _DEFAULT_EXPONENT:
+    if numbers.e != DEFAULT_EXPONENT:
         exponent = numbers.e.to_bytes((numbers.e.bit_length() + 7) // 8, "big")
     return PubKey(
         rsa_parms(enc_scheme, sig_scheme, bits=key.key_size, exponent=exponent),

@@ -10,13 +10,10 @@ from hwtpm.client.session import Tpm
 from hwtpm.errors import UsageError
 from hwtpm.secret import WELL_KNOWN, Secret
 from hwtpm.tpm12.commands.storage import Seal, Unseal
-from hwtpm.tpm12.const import DIGEST_SIZE
+from hwtpm.tpm12.const import DIGEST_SIZE, EVERY_LOCALITY
 from hwtpm.tpm12.types import PcrInfoLong, PcrSelection, StoredData, pcr_composite_hash
 
-__all__ = ["ANY_LOCALITY", "localities", "pcr_policy", "seal", "unseal"]
-
-ANY_LOCALITY: Final = 0x1F
-"""TPM_LOCALITY_SELECTION with all five localities."""
+__all__ = ["localities", "pcr_policy", "seal", "unseal"]
 
 _LOCALITIES: Final = 5
 
@@ -28,7 +25,7 @@ def localities(*numbers: int) -> int:
     return sum(1 << number for number in set(numbers))
 
 
-def pcr_policy(pcrs: Mapping[int, bytes], *, locality_mask: int = ANY_LOCALITY) -> PcrInfoLong:
+def pcr_policy(pcrs: Mapping[int, bytes], *, locality_mask: int = EVERY_LOCALITY) -> PcrInfoLong:
     """When a key may be used or data unsealed: with these PCR values, from these localities."""
     select = PcrSelection.of(pcrs)
     digest = pcr_composite_hash(select, dict(pcrs)) if pcrs else bytes(DIGEST_SIZE)

@@ -6,14 +6,15 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 __all__ = [
+    "DEFAULT_EXPONENT",
     "DIGEST_SIZE",
+    "EVERY_LOCALITY",
     "MAX_FRAME",
     "NUM_PCRS",
-    "PERMANENT_HANDLES",
+    "OAEP_LABEL",
     "PROTOCOL_OWNER",
     "AuthDataUsage",
     "CapFlag",
-    "CapHandle",
     "CapProperty",
     "Capability",
     "EncScheme",
@@ -35,6 +36,15 @@ __all__ = [
 DIGEST_SIZE: Final = 20
 MAX_FRAME: Final = 4096  # PC Client buffer; both QEMU and libtpms use it
 NUM_PCRS: Final = 24
+
+DEFAULT_EXPONENT: Final = 65537
+"""The RSA exponent that an empty one stands for (Part 2 section 10.1.1)."""
+
+OAEP_LABEL: Final = b"TCPA"
+"""The encoding parameter P of OAEP (Part 1 section 31.1.1)."""
+
+EVERY_LOCALITY: Final = 0x1F
+"""TPM_LOCALITY_SELECTION with localities 0 to 4 (Part 2 section 8.6)."""
 
 
 class Tag(IntEnum):
@@ -121,7 +131,6 @@ class EntityType(IntEnum):
 
 
 ET_XOR: Final = 0x00  # ADIP scheme in the entity type's upper byte: SHA-1 based XOR
-ET_AES128_CTR: Final = 0x06
 
 
 class KeyHandleValue(IntEnum):
@@ -134,9 +143,6 @@ class KeyHandleValue(IntEnum):
     OPERATOR = 0x40000004
     ADMIN = 0x40000005
     EK = 0x40000006
-
-
-PERMANENT_HANDLES: Final = frozenset(int(value) for value in KeyHandleValue)
 
 
 PROTOCOL_OWNER: Final = 0x0005
@@ -287,17 +293,6 @@ class CapProperty(IntEnum):
     ACTIVE_COUNTER = 0x122
     MAX_NV_AVAILABLE = 0x123
     INPUT_BUFFER = 0x124
-
-
-class CapHandle(IntEnum):
-    """Resource types that TPM_CAP_HANDLE lists (Part 2 section 21.1)."""
-
-    KEY = 1
-    AUTH = 2
-    TRANS = 4
-    CONTEXT = 5
-    COUNTER = 6
-    DAA = 8
 
 
 class NvIndex(IntEnum):

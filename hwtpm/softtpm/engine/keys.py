@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Refuse
-from hwtpm.tpm12.const import NUM_PCRS, AuthDataUsage, EntityType, KeyHandleValue
+from hwtpm.tpm12.const import (
+    EVERY_LOCALITY,
+    NUM_PCRS,
+    AuthDataUsage,
+    EntityType,
+    KeyHandleValue,
+)
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import (
     LEGACY_FORM,
@@ -25,7 +31,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 __all__ = [
-    "EVERY_LOCALITY",
     "MAX_KEYS",
     "KeyTable",
     "LoadedKey",
@@ -35,8 +40,6 @@ __all__ = [
 ]
 
 MAX_KEYS: Final = 20
-EVERY_LOCALITY: Final = 0x1F
-"""TPM_LOCALITY_SELECTION with localities 0 to 4 (Part 2 section 8.6)."""
 
 
 @dataclass(frozen=True, slots=True)

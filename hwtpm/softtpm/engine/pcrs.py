@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hwtpm.softtpm.engine.state import ONES_DIGEST, ZERO_DIGEST
-from hwtpm.tpm12.const import NUM_PCRS
+from hwtpm.tpm12.const import EVERY_LOCALITY, NUM_PCRS
 
 __all__ = ["DYNAMIC_PCRS", "HASH_START_PCRS", "PCR_ATTRIBUTES", "PcrAttributes", "initial_pcrs"]
 
@@ -27,24 +27,23 @@ class PcrAttributes:
         return self.reset != 0
 
 
-_EVERY: Final = 0x1F
 PCR_ATTRIBUTES: Final = (
-    *(PcrAttributes(0, _EVERY) for _ in range(16)),
-    PcrAttributes(_EVERY, _EVERY),  # 16: debug
+    *(PcrAttributes(0, EVERY_LOCALITY) for _ in range(16)),
+    PcrAttributes(EVERY_LOCALITY, EVERY_LOCALITY),  # 16: debug
     PcrAttributes(0x10, 0x1C),  # 17: dynamic root of trust, reset by TPM_HASH_START only
     PcrAttributes(0x10, 0x1C),  # 18
     PcrAttributes(0x10, 0x0C),  # 19
     PcrAttributes(0x14, 0x0E),  # 20
     PcrAttributes(0x04, 0x04),  # 21
     PcrAttributes(0x04, 0x04),  # 22
-    PcrAttributes(_EVERY, _EVERY),  # 23: applications
+    PcrAttributes(EVERY_LOCALITY, EVERY_LOCALITY),  # 23: applications
 )
 assert len(PCR_ATTRIBUTES) == NUM_PCRS
 
 HASH_START_PCRS: Final = frozenset(
     index
     for index, attributes in enumerate(PCR_ATTRIBUTES)
-    if attributes.reset & 0x10 and attributes.reset != _EVERY
+    if attributes.reset & 0x10 and attributes.reset != EVERY_LOCALITY
 )
 """The PCRs that TPM_HASH_START sets to zero (PC Client TIS 1.2 section 11.2.4)."""
 

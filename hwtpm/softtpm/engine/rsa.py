@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Refuse
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
-from hwtpm.tpm12.const import DIGEST_SIZE, EncScheme, KeyAlgorithm, Payload
+from hwtpm.tpm12.const import (
+    DEFAULT_EXPONENT,
+    DIGEST_SIZE,
+    OAEP_LABEL,
+    EncScheme,
+    KeyAlgorithm,
+    Payload,
+)
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import KeyParms, RsaKeyParms
 from hwtpm.wire import WireError
@@ -40,8 +47,6 @@ __all__ = [
     "sign_raw",
 ]
 
-EXPONENT: Final = 65537
-OAEP_LABEL: Final = b"TCPA"
 MIN_BITS: Final = 512
 MAX_BITS: Final = 2048
 _LIBRARY_MIN_BITS: Final = 1024
@@ -63,7 +68,7 @@ def rsa_parms(parms: KeyParms) -> RsaKeyParms:
         raise Refuse(Rc.BAD_PARAM_SIZE) from None
     if rsa.num_primes != 2 or not MIN_BITS <= rsa.key_length <= MAX_BITS or rsa.key_length % 16:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
-    if rsa.exponent and int.from_bytes(rsa.exponent, "big") != EXPONENT:
+    if rsa.exponent and int.from_bytes(rsa.exponent, "big") != DEFAULT_EXPONENT:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
     return rsa
 
@@ -73,7 +78,7 @@ def generate(bits: int) -> RSAPrivateKey:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     if bits >= _LIBRARY_MIN_BITS:
-        return rsa.generate_private_key(EXPONENT, bits)
+        return rsa.generate_private_key(DEFAULT_EXPONENT, bits)
     p, q = _random_prime(bits // 2), _random_prime(bits // 2)
     while p == q:
         q = _random_prime(bits // 2)
@@ -84,7 +89,7 @@ def _random_prime(bits: int) -> int:
     """A random prime with its two upper bits set, for the key sizes that the library refuses."""
     while True:
         candidate = secrets.randbits(bits) | 3 << bits - 2 | 1
-        if candidate % EXPONENT != 1 and _is_probable_prime(candidate):
+        if candidate % DEFAULT_EXPONENT != 1 and _is_probable_prime(candidate):
             return candidate
 
 
@@ -133,7 +138,7 @@ def private_from_prime(modulus: bytes, prime: bytes) -> RSAPrivateKey:
 def _private_from_primes(p: int, q: int) -> RSAPrivateKey:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    d = pow(EXPONENT, -1, (p - 1) * (q - 1))
+    d = pow(DEFAULT_EXPONENT, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p=p,
         q=q,
@@ -141,7 +146,7 @@ def _private_from_primes(p: int, q: int) -> RSAPrivateKey:
         dmp1=d % (p - 1),
         dmq1=d % (q - 1),
         iqmp=pow(q, -1, p),
-        public_numbers=rsa.RSAPublicNumbers(EXPONENT, p * q),
+        public_numbers=rsa.RSAPublicNumbers(DEFAULT_EXPONENT, p * q),
     )
     return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 

@@ -21,9 +21,9 @@ from hwtpm.tpm12.const import (
     NUM_PCRS,
     Capability,
     CapFlag,
-    CapHandle,
     CapProperty,
     KeyAlgorithm,
+    ResourceType,
 )
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE
@@ -211,13 +211,13 @@ def _key_handles(call: Call, sub_cap: bytes) -> bytes:
 def _handles_of_type(call: Call, sub_cap: bytes) -> bytes:
     tpm = call.tpm
     match _number(sub_cap):
-        case CapHandle.KEY:
+        case ResourceType.KEY:
             return _handles(key.handle for key in tpm.keys)
-        case CapHandle.AUTH:
+        case ResourceType.AUTH:
             return _handles(session.handle for session in tpm.sessions)
-        case CapHandle.COUNTER:
+        case ResourceType.COUNTER:
             return _handles(counter.handle for counter in tpm.permanent.counters)
-        case CapHandle.TRANS | CapHandle.CONTEXT | CapHandle.DAA:
+        case ResourceType.TRANS | ResourceType.CONTEXT | ResourceType.DAA_TPM:
             return _handles(())
         case _:
             raise Refuse(Rc.BAD_MODE)

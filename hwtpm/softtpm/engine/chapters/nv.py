@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
-from hwtpm.softtpm.engine.keys import EVERY_LOCALITY, ReleaseCondition
+from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, NvArea, Permanent
 from hwtpm.tpm12.commands.nv import (
@@ -18,7 +18,15 @@ from hwtpm.tpm12.commands.nv import (
     NvWriteValue,
     NvWriteValueAuth,
 )
-from hwtpm.tpm12.const import DIGEST_SIZE, MAX_FRAME, NUM_PCRS, EntityType, NvIndex, NvPermission
+from hwtpm.tpm12.const import (
+    DIGEST_SIZE,
+    EVERY_LOCALITY,
+    MAX_FRAME,
+    NUM_PCRS,
+    EntityType,
+    NvIndex,
+    NvPermission,
+)
 from hwtpm.tpm12.frame import AUTH_RESPONSE_SIZE, HEADER_SIZE
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
