@@ -15,6 +15,7 @@ from hwtpm.wire import Struct, structure
 
 __all__ = [
     "TABLE",
+    "Authorises",
     "Command",
     "Duration",
     "NoReply",
@@ -32,6 +33,15 @@ class Duration(Enum):
     SHORT = "short"  # no asymmetric cryptography
     MEDIUM = "medium"  # an asymmetric operation
     LONG = "long"  # asymmetric key generation
+
+
+class Authorises(Enum):
+    """Whose AuthData an authorisation session proves (HMAC tables of Part 3)."""
+
+    OWNER = auto()
+    SRK = auto()
+    KEY = auto()  # the key that the next handle of the request names
+    LATER = auto()  # the actions find out themselves: data, NV area, counter, new owner
 
 
 class Rule(IntFlag):
@@ -75,6 +85,7 @@ class Command:
     rules: Rule
     request: type[Request[Struct]] | None = None
     reply: type[Struct] | None = None
+    authorises: tuple[Authorises, ...] = ()
 
 
 class Table:
@@ -129,6 +140,8 @@ def command(
     duration: Duration,
     auths: tuple[int, ...],
     rules: Rule = NO_RULES,
+    *,
+    authorises: tuple[Authorises, ...] = (),
 ) -> Callable[[type[Q]], type[Q]]:
     """Declare a command with its request; the reply is the request's type argument.
 
@@ -139,13 +152,15 @@ def command(
         duration: its duration class.
         auths: how many authorisation sessions it may carry.
         rules: the other columns of the ordinal table.
+        authorises: whose AuthData each session proves, in order. A key whose authDataUsage is
+            NEVER may come without its session.
     """
 
     def enter(cls: type[Q]) -> type[Q]:
         made = structure(name, ref=f"Part 3, {section}")(cls)
         (reply,) = get_args(cls.__orig_bases__[0])  # type: ignore[attr-defined]
         made.command = Command(
-            ordinal, name, section, duration, frozenset(auths), rules, made, reply
+            ordinal, name, section, duration, frozenset(auths), rules, made, reply, authorises
         )
         TABLE.add(made.command)
         return made

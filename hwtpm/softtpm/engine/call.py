@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hwtpm.softtpm.engine.sessions import Session
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from hwtpm.softtpm.engine.keys import LoadedKey
     from hwtpm.softtpm.engine.tpm import Engine
 
-__all__ = ["Authorises", "Call", "Refuse", "Serves", "serves"]
+__all__ = ["Call", "Refuse", "Serves", "serves"]
 
 
 class Refuse(Exception):
@@ -32,15 +31,6 @@ class Refuse(Exception):
     def __init__(self, rc: Rc) -> None:
         super().__init__(rc)
         self.rc = rc
-
-
-class Authorises(Enum):
-    """Whose AuthData an authorisation session proves."""
-
-    OWNER = auto()
-    SRK = auto()
-    KEY = auto()  # the key that the next handle of the request names
-    LATER = auto()  # the action finds out itself: data, NV area, counter, new owner
 
 
 class Call:
@@ -201,7 +191,6 @@ class Serves:
 
     row: Command
     action: Action
-    authorises: tuple[Authorises, ...]
     needs_owner: bool
     when_disabled: bool
     when_deactivated: bool
@@ -214,15 +203,9 @@ ACTIONS: dict[int, Serves] = {}
 
 
 def serves(
-    request: type[Q], *authorises: Authorises
+    request: type[Q],
 ) -> Callable[[Callable[[Call, Q], P]], Callable[[Call, Q], P]]:
-    """Declare a function as the action of a command.
-
-    Args:
-        request: the command's request class.
-        authorises: whose AuthData each session proves, in order. A key whose authDataUsage is
-            NEVER may come without its session.
-    """
+    """Declare a function as the action of the command with that request class."""
 
     def enter(action: Callable[[Call, Q], P]) -> Callable[[Call, Q], P]:
         row = request.command
@@ -232,7 +215,6 @@ def serves(
         ACTIONS[row.ordinal] = Serves(
             row=row,
             action=action,  # type: ignore[arg-type]  # the request's class is what decode makes
-            authorises=authorises,
             needs_owner=Rule.NO_OWNER not in rules,
             when_disabled=bool(rules & (Rule.WHEN_DISABLED | Rule.MAYBE_DISABLED)),
             when_deactivated=bool(rules & (Rule.WHEN_DEACTIVATED | Rule.MAYBE_DEACTIVATED)),

@@ -18,7 +18,7 @@ from hwtpm.clock import Clock, RealClock
 from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
 from hwtpm.softtpm.engine import chapters, selftest
-from hwtpm.softtpm.engine.call import ACTIONS, Authorises, Call, Refuse, Serves, Tail
+from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, Serves, Tail
 from hwtpm.softtpm.engine.keys import KeyTable, LoadedKey
 from hwtpm.softtpm.engine.lockout import Lockout
 from hwtpm.softtpm.engine.pcrs import HASH_START_PCRS
@@ -37,7 +37,7 @@ from hwtpm.tpm12.auth import response_digest, session_hmac
 from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, Tag
 from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
-from hwtpm.tpm12.table import TABLE
+from hwtpm.tpm12.table import TABLE, Authorises, Command
 from hwtpm.tpm12.types import PcrSelection
 from hwtpm.wire import Fault, Struct, WireError
 
@@ -311,7 +311,7 @@ class Engine:
         if count:
             self._open_tails(call, command, end, count)
         if layout.handles or count:
-            self._authorise(served, call, command)
+            self._authorise(row, call, command)
         reply = served.action(call, request)
         answer, nonces = self._answer(call, reply)
         self._commit(before)
@@ -342,8 +342,8 @@ class Engine:
                 raise Refuse(Rc.BAD_PARAMETER)
             call.tails.append(Tail(handle, nonce, flag, mac))
 
-    def _authorise(self, served: Serves, call: Call, command: bytes) -> None:
-        wanted = served.authorises
+    def _authorise(self, row: Command, call: Call, command: bytes) -> None:
+        wanted = row.authorises
         at = HEADER_SIZE
         for entity in wanted:
             if entity is Authorises.KEY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
 from hwtpm.tpm12.types import U32, CounterValue, EncAuth
 from hwtpm.wire import Fixed, Struct, structure
 
@@ -28,7 +28,7 @@ class CreateCounterReply(Struct):
     counter_value: CounterValue
 
 
-@command(0xDC, "TPM_CreateCounter", "25.1", Duration.SHORT, (1,))
+@command(0xDC, "TPM_CreateCounter", "25.1", Duration.SHORT, (1,), authorises=(Authorises.OWNER,))
 class CreateCounter(Request[CreateCounterReply]):
     """Create a monotonic counter."""
 
@@ -43,7 +43,7 @@ class IncrementCounterReply(Struct):
     count: CounterValue
 
 
-@command(0xDD, "TPM_IncrementCounter", "25.2", Duration.SHORT, (1,))
+@command(0xDD, "TPM_IncrementCounter", "25.2", Duration.SHORT, (1,), authorises=(Authorises.LATER,))
 class IncrementCounter(Request[IncrementCounterReply]):
     """Increment the active counter."""
 
@@ -64,14 +64,24 @@ class ReadCounter(Request[ReadCounterReply]):
     count_id: U32
 
 
-@command(0xDF, "TPM_ReleaseCounter", "25.4", Duration.SHORT, (1,), Rule.NO_OWNER)
+@command(
+    0xDF,
+    "TPM_ReleaseCounter",
+    "25.4",
+    Duration.SHORT,
+    (1,),
+    Rule.NO_OWNER,
+    authorises=(Authorises.LATER,),
+)
 class ReleaseCounter(Request[NoReply]):
     """Delete a counter with its own authorisation."""
 
     count_id: U32
 
 
-@command(0xE0, "TPM_ReleaseCounterOwner", "25.5", Duration.SHORT, (1,))
+@command(
+    0xE0, "TPM_ReleaseCounterOwner", "25.5", Duration.SHORT, (1,), authorises=(Authorises.OWNER,)
+)
 class ReleaseCounterOwner(Request[NoReply]):
     """Delete a counter with owner authorisation."""
 

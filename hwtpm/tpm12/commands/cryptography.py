@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command, declare
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
 from hwtpm.tpm12.types import U32, Data, Digest, KeyHandle, SecretData
 from hwtpm.wire import Struct, structure
 
@@ -106,7 +106,15 @@ class SignReply(Struct):
     sig: Data
 
 
-@command(0x3C, "TPM_Sign", "13.5", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)
+@command(
+    0x3C,
+    "TPM_Sign",
+    "13.5",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class Sign(Request[SignReply]):
     """Sign data with a loaded signing key."""
 

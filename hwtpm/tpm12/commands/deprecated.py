@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command, declare
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
 from hwtpm.tpm12.types import KeyHandle
 
 __all__ = ["DisablePubekRead", "TerminateHandle"]
@@ -94,7 +94,15 @@ declare(
 declare(0x7D, "TPM_OwnerReadPubek", "27.6", Duration.SHORT, (1,), Rule.DEPRECATED | Rule.AUDITED)
 
 
-@command(0x7E, "TPM_DisablePubekRead", "27.7", Duration.SHORT, (1,), Rule.AUDITED)
+@command(
+    0x7E,
+    "TPM_DisablePubekRead",
+    "27.7",
+    Duration.SHORT,
+    (1,),
+    Rule.AUDITED,
+    authorises=(Authorises.OWNER,),
+)
 class DisablePubekRead(Request[NoReply]):
     """Forbid TPM_ReadPubek."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command, declare
+from hwtpm.tpm12.table import Authorises, Duration, Request, Rule, command, declare
 from hwtpm.tpm12.types import U32, Digest, KeyParms, Nonce, PubKey
 from hwtpm.wire import Struct, structure
 
@@ -66,7 +66,9 @@ class OwnerReadInternalPubReply(Struct):
     public_portion: PubKey
 
 
-@command(0x81, "TPM_OwnerReadInternalPub", "14.5", Duration.SHORT, (1,))
+@command(
+    0x81, "TPM_OwnerReadInternalPub", "14.5", Duration.SHORT, (1,), authorises=(Authorises.OWNER,)
+)
 class OwnerReadInternalPub(Request[OwnerReadInternalPubReply]):
     """Read the public EK or SRK with owner authorisation."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, Request, Rule, command
 from hwtpm.tpm12.types import Data, Digest, EncAuth, Key, KeyHandle, SymmetricKey
 from hwtpm.wire import Struct, structure
 
@@ -22,7 +22,18 @@ class MakeIdentityReply(Struct):
     identity_binding: Data
 
 
-@command(0x79, "TPM_MakeIdentity", "15.1", Duration.LONG, (1, 2), Rule.PCR_ENFORCED | Rule.AUDITED)
+@command(
+    0x79,
+    "TPM_MakeIdentity",
+    "15.1",
+    Duration.LONG,
+    (1, 2),
+    Rule.PCR_ENFORCED | Rule.AUDITED,
+    authorises=(
+        Authorises.SRK,
+        Authorises.OWNER,
+    ),
+)
 class MakeIdentity(Request[MakeIdentityReply]):
     """Create an identity key and bind it to a label and privacy CA."""
 
@@ -39,7 +50,16 @@ class ActivateIdentityReply(Struct):
 
 
 @command(
-    0x7A, "TPM_ActivateIdentity", "15.2", Duration.MEDIUM, (1, 2), Rule.PCR_ENFORCED | Rule.AUDITED
+    0x7A,
+    "TPM_ActivateIdentity",
+    "15.2",
+    Duration.MEDIUM,
+    (1, 2),
+    Rule.PCR_ENFORCED | Rule.AUDITED,
+    authorises=(
+        Authorises.KEY,
+        Authorises.OWNER,
+    ),
 )
 class ActivateIdentity(Request[ActivateIdentityReply]):
     """Decrypt the session key that a privacy CA sent to this EK and identity."""

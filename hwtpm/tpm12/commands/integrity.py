@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
 from hwtpm.tpm12.types import (
     U32,
     Bool,
@@ -73,7 +73,15 @@ class QuoteReply(Struct):
     sig: Data
 
 
-@command(0x16, "TPM_Quote", "16.3", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)
+@command(
+    0x16,
+    "TPM_Quote",
+    "16.3",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class Quote(Request[QuoteReply]):
     """Sign selected PCRs and external data."""
 
@@ -105,7 +113,15 @@ class Quote2Reply(Struct):
     sig: Data
 
 
-@command(0x3E, "TPM_Quote2", "16.5", Duration.MEDIUM, (0, 1), Rule.OPTIONAL | Rule.PCR_ENFORCED)
+@command(
+    0x3E,
+    "TPM_Quote2",
+    "16.5",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.OPTIONAL | Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class Quote2(Request[Quote2Reply]):
     """Sign selected PCRs with locality and version."""
 

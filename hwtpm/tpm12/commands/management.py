@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command, declare
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
 
 __all__ = [
     "ResetLockValue",
@@ -28,6 +28,6 @@ declare(
 )
 
 
-@command(0x40, "TPM_ResetLockValue", "9.3", Duration.SHORT, (1,))
+@command(0x40, "TPM_ResetLockValue", "9.3", Duration.SHORT, (1,), authorises=(Authorises.LATER,))
 class ResetLockValue(Request[NoReply]):
     """Reset the dictionary-attack counters with owner authorisation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
 from hwtpm.tpm12.types import U32, NvDataPublic, SecretAuth, SecretData
 from hwtpm.wire import Struct, structure
 
@@ -24,6 +24,7 @@ __all__ = [
     Duration.SHORT,
     (0, 1),
     Rule.NO_OWNER | Rule.PRESENCE | Rule.MAYBE_DEACTIVATED | Rule.MAYBE_DISABLED,
+    authorises=(Authorises.LATER,),
 )
 class NvDefineSpace(Request[NoReply]):
     """Define, redefine or delete an NV area."""
@@ -43,6 +44,7 @@ class NvDefineSpace(Request[NoReply]):
     | Rule.PCR_ENFORCED
     | Rule.MAYBE_DEACTIVATED
     | Rule.MAYBE_DISABLED,
+    authorises=(Authorises.LATER,),
 )
 class NvWriteValue(Request[NoReply]):
     """Write an NV area with owner authorisation or none."""
@@ -53,7 +55,13 @@ class NvWriteValue(Request[NoReply]):
 
 
 @command(
-    0xCE, "TPM_NV_WriteValueAuth", "20.3", Duration.SHORT, (1,), Rule.PRESENCE | Rule.PCR_ENFORCED
+    0xCE,
+    "TPM_NV_WriteValueAuth",
+    "20.3",
+    Duration.SHORT,
+    (1,),
+    Rule.PRESENCE | Rule.PCR_ENFORCED,
+    authorises=(Authorises.LATER,),
 )
 class NvWriteValueAuth(Request[NoReply]):
     """Write an NV area with the area's own authorisation."""
@@ -81,6 +89,7 @@ class NvReadValueReply(Struct):
     | Rule.PCR_ENFORCED
     | Rule.MAYBE_DEACTIVATED
     | Rule.MAYBE_DISABLED,
+    authorises=(Authorises.LATER,),
 )
 class NvReadValue(Request[NvReadValueReply]):
     """Read an NV area with owner authorisation or none."""
@@ -98,7 +107,13 @@ class NvReadValueAuthReply(Struct):
 
 
 @command(
-    0xD0, "TPM_NV_ReadValueAuth", "20.5", Duration.SHORT, (1,), Rule.PRESENCE | Rule.PCR_ENFORCED
+    0xD0,
+    "TPM_NV_ReadValueAuth",
+    "20.5",
+    Duration.SHORT,
+    (1,),
+    Rule.PRESENCE | Rule.PCR_ENFORCED,
+    authorises=(Authorises.LATER,),
 )
 class NvReadValueAuth(Request[NvReadValueAuthReply]):
     """Read an NV area with the area's own authorisation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command, declare
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
 from hwtpm.tpm12.types import Bool
 
 __all__ = [
@@ -36,6 +36,7 @@ class SetOwnerInstall(Request[NoReply]):
     Duration.SHORT,
     (1,),
     Rule.AUDITED | Rule.WHEN_DEACTIVATED | Rule.WHEN_DISABLED,
+    authorises=(Authorises.OWNER,),
 )
 class OwnerSetDisable(Request[NoReply]):
     """Enable or disable the TPM with owner authorisation."""
@@ -88,6 +89,7 @@ class PhysicalSetDeactivated(Request[NoReply]):
     Duration.SHORT,
     (0, 1),
     Rule.NO_OWNER | Rule.PRESENCE | Rule.AUDITED | Rule.WHEN_DISABLED,
+    authorises=(Authorises.LATER,),
 )
 class SetTempDeactivated(Request[NoReply]):
     """Deactivate the TPM until the next start; operator authorisation or physical presence."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
 from hwtpm.tpm12.types import U16, Data, Key
 from hwtpm.wire import Struct, structure
 
@@ -32,6 +32,7 @@ class TakeOwnershipReply(Struct):
     Duration.LONG,
     (1,),
     Rule.NO_OWNER | Rule.AUDITED | Rule.WHEN_DEACTIVATED,
+    authorises=(Authorises.LATER,),
 )
 class TakeOwnership(Request[TakeOwnershipReply]):
     """Insert the owner and create the SRK; both authorisations come encrypted to the EK."""
@@ -42,7 +43,15 @@ class TakeOwnership(Request[TakeOwnershipReply]):
     srk_params: Key
 
 
-@command(0x5B, "TPM_OwnerClear", "6.2", Duration.SHORT, (1,), Rule.AUDITED)
+@command(
+    0x5B,
+    "TPM_OwnerClear",
+    "6.2",
+    Duration.SHORT,
+    (1,),
+    Rule.AUDITED,
+    authorises=(Authorises.OWNER,),
+)
 class OwnerClear(Request[NoReply]):
     """Remove the owner with owner authorisation."""
 
@@ -59,7 +68,15 @@ class ForceClear(Request[NoReply]):
     """Remove the owner with physical presence."""
 
 
-@command(0x5C, "TPM_DisableOwnerClear", "6.4", Duration.SHORT, (1,), Rule.AUDITED)
+@command(
+    0x5C,
+    "TPM_DisableOwnerClear",
+    "6.4",
+    Duration.SHORT,
+    (1,),
+    Rule.AUDITED,
+    authorises=(Authorises.OWNER,),
+)
 class DisableOwnerClear(Request[NoReply]):
     """Forbid TPM_OwnerClear for this owner."""
 

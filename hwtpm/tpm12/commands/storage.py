@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command
+from hwtpm.tpm12.table import Authorises, Duration, Request, Rule, command
 from hwtpm.tpm12.types import Data, EncAuth, Key, KeyHandle, PubKey, SecretData, StoredData
 from hwtpm.wire import Struct, structure
 
@@ -31,7 +31,9 @@ class SealReply(Struct):
     sealed_data: StoredData
 
 
-@command(0x17, "TPM_Seal", "10.1", Duration.MEDIUM, (1,), Rule.PCR_ENFORCED)
+@command(
+    0x17, "TPM_Seal", "10.1", Duration.MEDIUM, (1,), Rule.PCR_ENFORCED, authorises=(Authorises.KEY,)
+)
 class Seal(Request[SealReply]):
     """Encrypt data so that only this TPM, in the named PCR state, gives it back."""
 
@@ -48,7 +50,18 @@ class UnsealReply(Struct):
     secret: SecretData
 
 
-@command(0x18, "TPM_Unseal", "10.2", Duration.MEDIUM, (1, 2), Rule.PCR_ENFORCED)
+@command(
+    0x18,
+    "TPM_Unseal",
+    "10.2",
+    Duration.MEDIUM,
+    (1, 2),
+    Rule.PCR_ENFORCED,
+    authorises=(
+        Authorises.KEY,
+        Authorises.LATER,
+    ),
+)
 class Unseal(Request[UnsealReply]):
     """Get sealed data back; the second authorisation is that of the data."""
 
@@ -63,7 +76,15 @@ class UnBindReply(Struct):
     out_data: SecretData
 
 
-@command(0x1E, "TPM_UnBind", "10.3", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)
+@command(
+    0x1E,
+    "TPM_UnBind",
+    "10.3",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class UnBind(Request[UnBindReply]):
     """Decrypt data that was bound to a key outside the TPM."""
 
@@ -78,7 +99,15 @@ class CreateWrapKeyReply(Struct):
     wrapped_key: Key
 
 
-@command(0x1F, "TPM_CreateWrapKey", "10.4", Duration.LONG, (1,), Rule.PCR_ENFORCED | Rule.AUDITED)
+@command(
+    0x1F,
+    "TPM_CreateWrapKey",
+    "10.4",
+    Duration.LONG,
+    (1,),
+    Rule.PCR_ENFORCED | Rule.AUDITED,
+    authorises=(Authorises.KEY,),
+)
 class CreateWrapKey(Request[CreateWrapKeyReply]):
     """Create a key and wrap it under its parent."""
 
@@ -95,7 +124,15 @@ class LoadKey2Reply(Struct):
     inkey_handle: KeyHandle
 
 
-@command(0x41, "TPM_LoadKey2", "10.5", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)
+@command(
+    0x41,
+    "TPM_LoadKey2",
+    "10.5",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class LoadKey2(Request[LoadKey2Reply]):
     """Load a wrapped key; its handle stays out of the response digest."""
 
@@ -110,7 +147,15 @@ class GetPubKeyReply(Struct):
     pub_key: PubKey
 
 
-@command(0x21, "TPM_GetPubKey", "10.6", Duration.SHORT, (0, 1), Rule.PCR_ENFORCED)
+@command(
+    0x21,
+    "TPM_GetPubKey",
+    "10.6",
+    Duration.SHORT,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.LATER,),
+)
 class GetPubKey(Request[GetPubKeyReply]):
     """Read the public part of a loaded key."""
 
@@ -124,7 +169,15 @@ class SealxReply(Struct):
     sealed_data: StoredData
 
 
-@command(0x3D, "TPM_Sealx", "10.7", Duration.MEDIUM, (1,), Rule.OPTIONAL | Rule.PCR_ENFORCED)
+@command(
+    0x3D,
+    "TPM_Sealx",
+    "10.7",
+    Duration.MEDIUM,
+    (1,),
+    Rule.OPTIONAL | Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
 class Sealx(Request[SealxReply]):
     """Seal data that comes, and later leaves, encrypted with the session's shared secret."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.state import MAX_COUNTERS, Counter
 from hwtpm.tpm12.commands.counters import (
     CreateCounter,
@@ -40,7 +40,7 @@ def _entity(counter: Counter) -> tuple[int, bytes]:
     return int(EntityType.COUNTER), counter.handle.to_bytes(4, "big")
 
 
-@serves(CreateCounter, Authorises.OWNER)
+@serves(CreateCounter)
 def create_counter(call: Call, request: CreateCounter) -> CreateCounterReply:
     """25.1. A counter starts above all values that any counter ever had, so the start value also
     serves as its handle."""
@@ -54,7 +54,7 @@ def create_counter(call: Call, request: CreateCounter) -> CreateCounterReply:
     return CreateCounterReply(counter.handle, counter.value)
 
 
-@serves(IncrementCounter, Authorises.LATER)
+@serves(IncrementCounter)
 def increment_counter(call: Call, request: IncrementCounter) -> IncrementCounterReply:
     """25.2."""
     tpm = call.tpm
@@ -89,7 +89,7 @@ def _release(call: Call, counter: Counter) -> NoReply:
     return NoReply()
 
 
-@serves(ReleaseCounter, Authorises.LATER)
+@serves(ReleaseCounter)
 def release_counter(call: Call, request: ReleaseCounter) -> NoReply:
     """25.4."""
     counter = _counter(call, request.count_id)
@@ -97,7 +97,7 @@ def release_counter(call: Call, request: ReleaseCounter) -> NoReply:
     return _release(call, counter)
 
 
-@serves(ReleaseCounterOwner, Authorises.OWNER)
+@serves(ReleaseCounterOwner)
 def release_counter_owner(call: Call, request: ReleaseCounterOwner) -> NoReply:
     """25.5."""
     return _release(call, _counter(call, request.count_id))

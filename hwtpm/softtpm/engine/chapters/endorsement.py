@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Final
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.rsa import generate, modulus_of, prime_of, rsa_parms
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, RootKey
 from hwtpm.tpm12.commands.endorsement import (
@@ -71,7 +71,7 @@ def read_pubek(call: Call, request: ReadPubek) -> ReadPubekReply:
     return ReadPubekReply(public, _checksum(public, request.anti_replay))
 
 
-@serves(OwnerReadInternalPub, Authorises.OWNER)
+@serves(OwnerReadInternalPub)
 def owner_read_internal_pub(call: Call, request: OwnerReadInternalPub) -> OwnerReadInternalPubReply:
     """14.5."""
     if request.key_handle not in (KeyHandleValue.EK, KeyHandleValue.SRK):

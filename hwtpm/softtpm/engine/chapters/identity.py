@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release
 from hwtpm.softtpm.engine.rsa import decrypt, sign_digest
@@ -30,7 +30,7 @@ from hwtpm.wire import WireError
 __all__: list[str] = []
 
 
-@serves(MakeIdentity, Authorises.SRK, Authorises.OWNER)
+@serves(MakeIdentity)
 def make_identity(call: Call, request: MakeIdentity) -> MakeIdentityReply:
     """15.1. The new AuthData comes under the owner's session, which is the last one."""
     template = request.id_key_params
@@ -68,7 +68,7 @@ def _session_key(call: Call, plain: bytes, identity: bytes) -> SymmetricKey:
     return activate.session_key
 
 
-@serves(ActivateIdentity, Authorises.KEY, Authorises.OWNER)
+@serves(ActivateIdentity)
 def activate_identity(call: Call, request: ActivateIdentity) -> ActivateIdentityReply:
     """15.2."""
     key = call.keys[0]

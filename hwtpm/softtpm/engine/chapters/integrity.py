@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey
 from hwtpm.softtpm.engine.pcrs import DYNAMIC_PCRS, PCR_ATTRIBUTES
 from hwtpm.softtpm.engine.release import check_release, composite_of
@@ -93,7 +93,7 @@ def _check_quoting_key(call: Call, key: LoadedKey) -> None:
         raise Refuse(Rc.INVALID_KEYUSAGE)
 
 
-@serves(Quote, Authorises.KEY)
+@serves(Quote)
 def quote(call: Call, request: Quote) -> QuoteReply:
     """16.3."""
     key = call.keys[0]
@@ -104,7 +104,7 @@ def quote(call: Call, request: Quote) -> QuoteReply:
     return QuoteReply(composite, signature)
 
 
-@serves(Quote2, Authorises.KEY)
+@serves(Quote2)
 def quote2(call: Call, request: Quote2) -> Quote2Reply:
     """16.5."""
     key = call.keys[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwtpm.softtpm.engine.call import OWNER_ENTITY, Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.tpm12.commands.management import ResetLockValue
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
@@ -12,7 +12,7 @@ from hwtpm.tpm12.table import NoReply
 __all__: list[str] = []
 
 
-@serves(ResetLockValue, Authorises.LATER)
+@serves(ResetLockValue)
 def reset_lock_value(call: Call, request: ResetLockValue) -> NoReply:
     """9.3. One wrong authorisation while the TPM is locked, and it has to wait like all others."""
     tpm = call.tpm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, NvArea, Permanent
@@ -171,7 +171,7 @@ def _delete(call: Call, old: NvArea, locked: bool) -> None:
     call.end_sessions_of(_entity(index))
 
 
-@serves(NvDefineSpace, Authorises.LATER)
+@serves(NvDefineSpace)
 def nv_define_space(call: Call, request: NvDefineSpace) -> NoReply:
     """20.1."""
     tpm = call.tpm
@@ -270,7 +270,7 @@ def _write(call: Call, permanent: Permanent, area: NvArea, offset: int, data: by
     _set_read_lock(call, index, on=False)
 
 
-@serves(NvWriteValue, Authorises.LATER)
+@serves(NvWriteValue)
 def nv_write_value(call: Call, request: NvWriteValue) -> NoReply:
     """20.2."""
     tpm = call.tpm
@@ -314,7 +314,7 @@ def _lock_globally(call: Call, request: NvWriteValue) -> NoReply:
     return NoReply()
 
 
-@serves(NvWriteValueAuth, Authorises.LATER)
+@serves(NvWriteValueAuth)
 def nv_write_value_auth(call: Call, request: NvWriteValueAuth) -> NoReply:
     """20.3."""
     area = _area(call, request.nv_index)
@@ -359,7 +359,7 @@ def _read(call: Call, area: NvArea, offset: int, size: int) -> bytes:
     return area.data[offset : offset + size]
 
 
-@serves(NvReadValue, Authorises.LATER)
+@serves(NvReadValue)
 def nv_read_value(call: Call, request: NvReadValue) -> NvReadValueReply:
     """20.4."""
     area = _area_or_dir(call, request.nv_index)
@@ -382,7 +382,7 @@ def nv_read_value(call: Call, request: NvReadValue) -> NvReadValueReply:
     return NvReadValueReply(_read(call, area, request.offset, request.data_size))
 
 
-@serves(NvReadValueAuth, Authorises.LATER)
+@serves(NvReadValueAuth)
 def nv_read_value_auth(call: Call, request: NvReadValueAuth) -> NvReadValueAuthReply:
     """20.5."""
     area = _area(call, request.nv_index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.tpm12.commands.optin import (
     OwnerSetDisable,
     PhysicalDisable,
@@ -38,7 +38,7 @@ def set_owner_install(call: Call, request: SetOwnerInstall) -> NoReply:
     return _set_flags(call, replace(call.tpm.permanent.flags, ownership=request.state))
 
 
-@serves(OwnerSetDisable, Authorises.OWNER)
+@serves(OwnerSetDisable)
 def owner_set_disable(call: Call, request: OwnerSetDisable) -> NoReply:
     """5.2."""
     return _set_flags(call, replace(call.tpm.permanent.flags, disable=request.disable_state))
@@ -65,7 +65,7 @@ def physical_set_deactivated(call: Call, request: PhysicalSetDeactivated) -> NoR
     return _set_flags(call, replace(call.tpm.permanent.flags, deactivated=request.state))
 
 
-@serves(SetTempDeactivated, Authorises.LATER)
+@serves(SetTempDeactivated)
 def set_temp_deactivated(call: Call, request: SetTempDeactivated) -> NoReply:
     """5.6."""
     tpm = call.tpm

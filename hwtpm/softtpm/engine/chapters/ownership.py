@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine import rsa
-from hwtpm.softtpm.engine.call import OWNER_ENTITY, Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, RootKey, Stclear
 from hwtpm.tpm12.commands.deprecated import DisablePubekRead
@@ -75,7 +75,7 @@ def _check_srk_params(call: Call, key: Key) -> None:
     ReleaseCondition.of(key.form, key.pcr_info)
 
 
-@serves(TakeOwnership, Authorises.LATER)
+@serves(TakeOwnership)
 def take_ownership(call: Call, request: TakeOwnership) -> TakeOwnershipReply:
     """6.1."""
     tpm = call.tpm
@@ -160,7 +160,7 @@ def clear_owner(call: Call) -> None:
     call.after(lambda: tpm.lockout.resume(0))
 
 
-@serves(OwnerClear, Authorises.OWNER)
+@serves(OwnerClear)
 def owner_clear(call: Call, request: OwnerClear) -> NoReply:
     """6.2."""
     if call.tpm.permanent.flags.disable_owner_clear:
@@ -179,7 +179,7 @@ def force_clear(call: Call, request: ForceClear) -> NoReply:
     return NoReply()
 
 
-@serves(DisableOwnerClear, Authorises.OWNER)
+@serves(DisableOwnerClear)
 def disable_owner_clear(call: Call, request: DisableOwnerClear) -> NoReply:
     """6.4."""
     permanent = call.tpm.permanent
@@ -278,7 +278,7 @@ def reset_establishment_bit(call: Call, request: ResetEstablishmentBit) -> NoRep
     return NoReply()
 
 
-@serves(DisablePubekRead, Authorises.OWNER)
+@serves(DisablePubekRead)
 def disable_pubek_read(call: Call, request: DisablePubekRead) -> NoReply:
     """27.7."""
     permanent = call.tpm.permanent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.release import check_release
 from hwtpm.softtpm.engine.rsa import sign_digest, sign_raw
 from hwtpm.tpm12.commands.cryptography import Sign, SignReply
@@ -19,7 +19,7 @@ _SIGN: Final = b"SIGN"
 """TPM_SIGN_INFO.fixed of this command (Part 2 section 5.14)."""
 
 
-@serves(Sign, Authorises.KEY)
+@serves(Sign)
 def sign(call: Call, request: Sign) -> SignReply:
     """13.5."""
     key, area = call.keys[0], request.area_to_sign

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import replace
 from typing import Final
 
-from hwtpm.softtpm.engine.call import Authorises, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release, created_pcr_info
 from hwtpm.softtpm.engine.rsa import decrypt, encrypt_oaep, mgf1
@@ -97,7 +97,7 @@ def _xor_with_session(call: Call, data: bytes) -> bytes:
     return bytes(x ^ y for x, y in zip(data, mask, strict=True))
 
 
-@serves(Seal, Authorises.KEY)
+@serves(Seal)
 def seal(call: Call, request: Seal) -> SealReply:
     """10.1."""
     auth = call.new_auth(request.enc_auth)
@@ -106,7 +106,7 @@ def seal(call: Call, request: Seal) -> SealReply:
     return SealReply(_seal(call, request, form, auth, request.in_data))
 
 
-@serves(Sealx, Authorises.KEY)
+@serves(Sealx)
 def sealx(call: Call, request: Sealx) -> SealxReply:
     """10.7."""
     auth = call.new_auth(request.enc_auth)
@@ -130,7 +130,7 @@ def _open_sealed(call: Call, key: LoadedKey, blob: StoredData) -> SealedData:
     return sealed
 
 
-@serves(Unseal, Authorises.KEY, Authorises.LATER)
+@serves(Unseal)
 def unseal(call: Call, request: Unseal) -> UnsealReply:
     """10.2. Data whose parent needs no authorisation may come with the data's session alone."""
     key, blob = call.keys[0], request.in_data
@@ -153,7 +153,7 @@ def unseal(call: Call, request: Unseal) -> UnsealReply:
     return UnsealReply(_xor_with_session(call, sealed.data))
 
 
-@serves(UnBind, Authorises.KEY)
+@serves(UnBind)
 def unbind(call: Call, request: UnBind) -> UnBindReply:
     """10.3."""
     key = call.keys[0]
@@ -178,7 +178,7 @@ def unbind(call: Call, request: UnBind) -> UnBindReply:
     return UnBindReply(bound.payload_data)
 
 
-@serves(CreateWrapKey, Authorises.KEY)
+@serves(CreateWrapKey)
 def create_wrap_key(call: Call, request: CreateWrapKey) -> CreateWrapKeyReply:
     """10.4."""
     parent, template = call.keys[0], request.key_info
@@ -199,7 +199,7 @@ def create_wrap_key(call: Call, request: CreateWrapKey) -> CreateWrapKeyReply:
     return CreateWrapKeyReply(key)
 
 
-@serves(LoadKey2, Authorises.KEY)
+@serves(LoadKey2)
 def load_key2(call: Call, request: LoadKey2) -> LoadKey2Reply:
     """10.5."""
     parent = call.keys[0]
@@ -210,7 +210,7 @@ def load_key2(call: Call, request: LoadKey2) -> LoadKey2Reply:
     return LoadKey2Reply(loaded.handle)
 
 
-@serves(GetPubKey, Authorises.LATER)
+@serves(GetPubKey)
 def get_pub_key(call: Call, request: GetPubKey) -> GetPubKeyReply:
     """10.6. Reading a key is no use of it, so PRIV_USE_ONLY keys need no authorisation here."""
     key = call.tpm.key(request.key_handle)
