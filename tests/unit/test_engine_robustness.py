@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.engine.call import ACTIONS
 from hwtpm.softtpm.engine.state import decode_permanent
-from hwtpm.tpm12.auth import Session, authorise, request_digest
+from hwtpm.tpm12.auth import authorise, request_digest
 from hwtpm.tpm12.commands.cryptography import GetRandom, SHA1Start, SHA1Update, StirRandom
 from hwtpm.tpm12.commands.integrity import Extend, PcrRead
 from hwtpm.tpm12.commands.management import ResetLockValue
@@ -78,7 +77,7 @@ class FaultyStorage(MemoryStorage):
 
 
 def started(storage: MemoryStorage | None = None) -> Engine:
-    engine = Engine(storage or MemoryStorage(), random=random.Random(1).randbytes)
+    engine = Engine(storage or MemoryStorage())
     engine.power_on()
     assert rc_of(engine.execute(frame(Startup(StartupType.CLEAR)))) == 0
     return engine
@@ -189,11 +188,8 @@ def test_authorised_commands_with_any_parameters_are_answered(
     request_class = ACTIONS[data.draw(st.sampled_from(ORDINALS))].row.request
     assert request_class is not None
     row = request_class.command
-    secrets = [
-        Session(opened.handle, opened.nonce_even, Secret(secret))
-        for secret in (OWNER_AUTH, bytes(20))
-        if (opened := engine.sessions.open()) is not None
-    ]
+    client = Rig(engine).client
+    secrets = [client.oiap(Secret(secret)).state for secret in (OWNER_AUTH, bytes(20))]
     count = data.draw(st.sampled_from(sorted(row.auths)))
     first = data.draw(st.integers(0, 2 - count)) if count else 0
     body = data.draw(structures(request_class)).encode()

@@ -92,7 +92,7 @@ class Call:
         for session, tail in zip(self.sessions, self.tails, strict=True):
             if session.entity == entity:
                 tail.continue_session = 0
-        self.after(lambda: self.tpm.sessions.close_bound_to(entity))
+        self.after(lambda: self.tpm.end_sessions_of(entity))
 
     def authorise(
         self, secret: bytes, entity: tuple[int, bytes], *, during_lockout: bool = False

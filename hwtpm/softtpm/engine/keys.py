@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_KEYS",
-    "KeyTable",
     "LoadedKey",
     "ReleaseCondition",
     "check_selection",
@@ -151,42 +149,3 @@ class LoadedKey:
 
 
 SRK_ENTITY_VALUE: Final = int(KeyHandleValue.SRK).to_bytes(4, "big")
-
-
-class KeyTable:
-    """The volatile key slots."""
-
-    def __init__(self, random: Callable[[int], bytes]) -> None:
-        self._random = random
-        self._slots: dict[int, LoadedKey] = {}
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
-    def __iter__(self) -> Iterator[LoadedKey]:
-        return iter(tuple(self._slots.values()))
-
-    def get(self, handle: int) -> LoadedKey | None:
-        """The key with that handle."""
-        return self._slots.get(handle)
-
-    def new_handle(self) -> int:
-        """A handle that nothing has; Refuse(NOSPACE) if all slots are taken."""
-        if len(self._slots) >= MAX_KEYS:
-            raise Refuse(Rc.NOSPACE)
-        handle = 0
-        while handle == 0 or handle in self._slots:
-            handle = int.from_bytes(self._random(3), "big") | 0x05000000
-        return handle
-
-    def put(self, key: LoadedKey) -> None:
-        """Fill a slot under the key's own handle."""
-        self._slots[key.handle] = key
-
-    def drop(self, handle: int) -> bool:
-        """Empty a slot; False if it was empty."""
-        return self._slots.pop(handle, None) is not None
-
-    def clear(self) -> None:
-        """Empty all slots."""
-        self._slots.clear()

@@ -8,16 +8,16 @@ CRT values are computed here. Blinding is the library's and stays on.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Refuse
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
+from hwtpm.softtpm.engine.state import StoredKey
 from hwtpm.tpm12.const import (
     DEFAULT_EXPONENT,
-    DIGEST_SIZE,
     OAEP_LABEL,
     EncScheme,
     KeyAlgorithm,
@@ -38,13 +38,14 @@ __all__ = [
     "encrypt_oaep",
     "generate",
     "load_root_key",
-    "mgf1",
+    "load_stored_key",
     "modulus_of",
     "prime_of",
     "private_from_prime",
     "rsa_parms",
     "sign_digest",
     "sign_raw",
+    "stored_key",
 ]
 
 MIN_BITS: Final = 512
@@ -160,12 +161,6 @@ def _oaep() -> OAEP:
     return padding.OAEP(padding.MGF1(sha1), sha1, OAEP_LABEL)
 
 
-def mgf1(seed: bytes, size: int) -> bytes:
-    """MGF1 with SHA-1 (PKCS #1 section B.2.1), `size` bytes."""
-    blocks = range(-(-size // DIGEST_SIZE))
-    return b"".join(hashlib.sha1(seed + i.to_bytes(4, "big")).digest() for i in blocks)[:size]
-
-
 def encrypt_oaep(public: RSAPublicKey, plain: bytes) -> bytes:
     """OAEP-SHA1-MGF1 with label "TCPA"; ValueError if `plain` is too long for the key."""
     return public.encrypt(plain, _oaep())
@@ -212,4 +207,36 @@ def load_root_key(handle: int, root: RootKey) -> LoadedKey:
         payload=Payload.ASYM,
         private=private_from_prime(key.pub_key, root.prime),
         condition=ReleaseCondition.of(key.form, key.pcr_info),
+    )
+
+
+def stored_key(loaded: LoadedKey) -> StoredKey:
+    """A loaded key as it is kept at rest."""
+    return StoredKey(
+        loaded.handle,
+        replace(loaded.key, enc_data=b""),
+        loaded.payload,
+        loaded.usage_auth,
+        loaded.migration_auth,
+        prime_of(loaded.private),
+        loaded.parent_condition,
+    )
+
+
+def load_stored_key(stored: StoredKey) -> LoadedKey:
+    """A key at rest as a loaded key.
+
+    Raises:
+        ValueError: its prime does not fit its modulus.
+    """
+    key = stored.key
+    return LoadedKey(
+        handle=stored.handle,
+        key=key,
+        usage_auth=stored.usage_auth,
+        migration_auth=stored.migration_auth,
+        payload=stored.payload,
+        private=private_from_prime(key.pub_key, stored.prime),
+        condition=ReleaseCondition.of(key.form, key.pcr_info),
+        parent_condition=stored.parent_condition,
     )

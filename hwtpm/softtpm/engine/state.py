@@ -10,35 +10,48 @@ checksum; docs/engine-state.md describes them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from hwtpm.errors import StateError
 from hwtpm.tpm12.const import DIGEST_SIZE, NUM_PCRS, KeyHandleValue
+from hwtpm.tpm12.table import TABLE, Rule
 from hwtpm.tpm12.types import (
     U8,
     U16,
     U32,
     AuthValue,
+    Bool,
     CounterValue,
+    Digest,
     Key,
+    Nonce,
     NvDataPublic,
     PermanentFlags,
+    PubKey,
     StclearFlags,
 )
+from hwtpm.tpm12.types.delegation import DelegateTableRow, FamilyTableEntry
 from hwtpm.wire import Array, Blob, Fixed, Nested, SizedNested, Struct, Uint, WireError, structure
 
 __all__ = [
+    "MAX_AUDITED",
+    "MAX_CONTEXTS",
     "MAX_COUNTERS",
+    "MAX_DELEGATE_ROWS",
+    "MAX_FAMILIES",
     "MAX_NV_AREAS",
     "MAX_NV_BYTES",
     "NV_AREA_OVERHEAD",
     "Counter",
+    "DelegateSlot",
     "NvArea",
     "Permanent",
     "RootKey",
     "Saved",
     "Stclear",
+    "StoredKey",
     "decode_permanent",
     "decode_saved",
     "encode_permanent",
@@ -48,7 +61,7 @@ __all__ = [
 
 _MAGIC_PERMANENT: Final = b"HWTPM12\0"
 _MAGIC_SAVED: Final = b"HWTPM12S"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SUM_SIZE: Final = 32
 _RESTORE: Final = "restore it from a backup; nothing was overwritten"
 _REF: Final = "docs/engine-state.md"
@@ -58,10 +71,20 @@ ONES_DIGEST: Final = b"\xff" * 20
 
 
 MAX_COUNTERS: Final = 8
+MAX_FAMILIES: Final = 16
+MAX_DELEGATE_ROWS: Final = 4
+MAX_AUDITED: Final = 128
+MAX_OWNER_EVICT: Final = 4
+MAX_CONTEXTS: Final = 16
+"""TPM_MIN_SESSION_LIST: saved sessions that the TPM keeps count of."""
+_AES_KEY_SIZE: Final = 16
 MAX_NV_AREAS: Final = 256
 MAX_NV_BYTES: Final = 32768
 """What all NV areas may hold together, `NV_AREA_OVERHEAD` for each of them included."""
 NV_AREA_OVERHEAD: Final = 96
+
+
+_AesKey = Annotated[bytes, Fixed("AES key", _AES_KEY_SIZE, secret=True)]
 
 
 @structure("root key", ref=_REF)
@@ -71,6 +94,27 @@ class RootKey(Struct):
     key: Key
     prime: Annotated[bytes, Blob(256, secret=True)]
     usage_auth: AuthValue
+
+
+@structure("stored key", ref=_REF)
+class StoredKey(Struct):
+    """A loaded key at rest: owner-evict keys, saved contexts. `key` is without its encData."""
+
+    handle: U32
+    key: Key
+    payload: U8
+    usage_auth: AuthValue
+    migration_auth: AuthValue
+    prime: Annotated[bytes, Blob(256, secret=True)]
+    parent_condition: Bool
+
+
+@structure("delegation row", ref=_REF)
+class DelegateSlot(Struct):
+    """A row of the delegate table with its index."""
+
+    index: U32
+    row: DelegateTableRow
 
 
 @structure("NV area", ref=_REF)
@@ -107,6 +151,31 @@ class Permanent(Struct):
     dir: Annotated[bytes, Fixed("TPM_DIRVALUE", 20)]  # authDIR[0], NV index 0x10000001
     writes_without_owner: U8
     auth_failures: U16  # dictionary attack: failures since the last reset
+    ek_reset: Nonce  # proves TPM_RevokeTrust; meaningful if flags.enable_revoke_ek
+    maintenance_key: Annotated[PubKey | None, SizedNested(PubKey)]  # manuMaintPub
+    context_key: _AesKey  # these three are new for each owner
+    delegate_key: _AesKey
+    daa_blob_key: _AesKey
+    daa_proof: AuthValue
+    daa_seed: AuthValue  # tpmDAASeed: new with each EK
+    restrict_delegate: U32  # TPM_CMK_DELEGATE bits
+    audited: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_AUDITED)]
+    audit_counter: U32
+    families: Annotated[tuple[FamilyTableEntry, ...], Array(Nested(FamilyTableEntry), MAX_FAMILIES)]
+    delegations: Annotated[tuple[DelegateSlot, ...], Array(Nested(DelegateSlot), MAX_DELEGATE_ROWS)]
+    last_family_id: U32
+    owner_evict: Annotated[tuple[StoredKey, ...], Array(Nested(StoredKey), MAX_OWNER_EVICT)]
+
+    def with_new_secrets(self, random: Callable[[int], bytes]) -> Permanent:
+        """The state with new values in all that must change with the owner (Part 2 section 7.4)."""
+        return replace(
+            self,
+            tpm_proof=random(DIGEST_SIZE),
+            context_key=random(_AES_KEY_SIZE),
+            delegate_key=random(_AES_KEY_SIZE),
+            daa_blob_key=random(_AES_KEY_SIZE),
+            daa_proof=random(DIGEST_SIZE),
+        )
 
     def nv_area(self, index: int) -> NvArea | None:
         """The NV area with that index."""
@@ -155,7 +224,7 @@ class Permanent(Struct):
         return replace(self, counters=tuple(c for c in self.counters if c.handle != handle))
 
 
-def fresh_permanent(tpm_proof: bytes) -> Permanent:
+def fresh_permanent(random: Callable[[int], bytes]) -> Permanent:
     """The state of a TPM that leaves the factory, as PC Client parts do: enabled, activated,
     without EK and owner, NV not locked."""
     flags = PermanentFlags(
@@ -180,9 +249,9 @@ def fresh_permanent(tpm_proof: bytes) -> Permanent:
         maintenance_done=False,
         disable_full_da_logic_info=False,
     )
-    return Permanent(
+    state = Permanent(
         flags=flags,
-        tpm_proof=tpm_proof,
+        tpm_proof=ZERO_DIGEST,
         owner_auth=ZERO_DIGEST,
         operator_auth=ZERO_DIGEST,
         ek=None,
@@ -193,7 +262,22 @@ def fresh_permanent(tpm_proof: bytes) -> Permanent:
         dir=ZERO_DIGEST,
         writes_without_owner=0,
         auth_failures=0,
+        ek_reset=ZERO_DIGEST,
+        maintenance_key=None,
+        daa_seed=random(DIGEST_SIZE),
+        restrict_delegate=0,
+        audited=tuple(row.ordinal for row in TABLE if Rule.AUDITED in row.rules),
+        audit_counter=0,
+        families=(),
+        delegations=(),
+        last_family_id=0,
+        owner_evict=(),
+        context_key=bytes(_AES_KEY_SIZE),
+        delegate_key=bytes(_AES_KEY_SIZE),
+        daa_blob_key=bytes(_AES_KEY_SIZE),
+        daa_proof=ZERO_DIGEST,
     )
+    return state.with_new_secrets(random)
 
 
 def _seal(magic: bytes, body: bytes) -> bytes:
@@ -240,7 +324,8 @@ def decode_permanent(blob: bytes) -> Permanent:
 
 @dataclass(frozen=True, slots=True)
 class Stclear:
-    """What TPM_Startup(ST_CLEAR) resets: STCLEAR flags and data, and the PCRs.
+    """What TPM_Startup(ST_CLEAR) resets: STCLEAR and STANY flags and data, the PCRs among them
+    (Part 2 sections 7.2, 7.3, 7.5, 7.6).
 
     `tos_present` is TPM_STANY_FLAGS.TOSPresent: TPM_HASH_START has been seen since power-on.
     """
@@ -252,6 +337,13 @@ class Stclear:
     read_locked: frozenset[int] = frozenset()  # NV indices with bReadSTClear
     write_locked: frozenset[int] = frozenset()  # NV indices with bWriteSTClear
     tos_present: bool = False
+    audit_digest: bytes = ZERO_DIGEST
+    context_nonce_key: bytes = ZERO_DIGEST
+    context_nonce_session: bytes = ZERO_DIGEST
+    context_count: int = 0
+    context_list: tuple[int, ...] = (0,) * MAX_CONTEXTS
+    deferred_presence: int = 0
+    exclusive_transport: int = 0  # handle of the exclusive transport session
 
     def with_pcr(self, index: int, value: bytes) -> Stclear:
         """The state with one PCR changed."""
@@ -265,6 +357,13 @@ class Stclear:
             self.read_locked,
             self.write_locked,
             self.tos_present,
+            self.audit_digest,
+            self.context_nonce_key,
+            self.context_nonce_session,
+            self.context_count,
+            self.context_list,
+            self.deferred_presence,
+            self.exclusive_transport,
         )
 
 
@@ -278,6 +377,12 @@ class Saved(Struct):
     owner_reference: U32
     read_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
     write_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
+    audit_digest: Digest
+    context_nonce_key: Nonce
+    context_nonce_session: Nonce
+    context_count: U32
+    context_list: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_CONTEXTS)]
+    deferred_presence: U32
 
 
 def encode_saved(state: Stclear) -> bytes:
@@ -291,6 +396,12 @@ def encode_saved(state: Stclear) -> bytes:
             state.owner_reference,
             tuple(sorted(state.read_locked)),
             tuple(sorted(state.write_locked)),
+            state.audit_digest,
+            state.context_nonce_key,
+            state.context_nonce_session,
+            state.context_count,
+            state.context_list,
+            state.deferred_presence,
         ).encode(),
     )
 
@@ -313,4 +424,10 @@ def decode_saved(blob: bytes) -> Stclear:
         saved.owner_reference,
         frozenset(saved.read_locked),
         frozenset(saved.write_locked),
+        audit_digest=saved.audit_digest,
+        context_nonce_key=saved.context_nonce_key,
+        context_nonce_session=saved.context_nonce_session,
+        context_count=saved.context_count,
+        context_list=saved.context_list,
+        deferred_presence=saved.deferred_presence,
     )

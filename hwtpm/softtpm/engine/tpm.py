@@ -8,9 +8,8 @@ then the command's own actions (Part 1 sections 8 and 13; libtpms checks in the 
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -19,11 +18,13 @@ from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
 from hwtpm.softtpm.engine import chapters, selftest
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, Serves, Tail
-from hwtpm.softtpm.engine.keys import KeyTable, LoadedKey
+from hwtpm.softtpm.engine.entropy import Entropy, SystemEntropy
+from hwtpm.softtpm.engine.handles import HandleTable
+from hwtpm.softtpm.engine.keys import MAX_KEYS, LoadedKey
 from hwtpm.softtpm.engine.lockout import Lockout
 from hwtpm.softtpm.engine.pcrs import HASH_START_PCRS
 from hwtpm.softtpm.engine.rsa import load_root_key
-from hwtpm.softtpm.engine.sessions import SessionTable
+from hwtpm.softtpm.engine.sessions import MAX_SESSIONS, Session
 from hwtpm.softtpm.engine.state import (
     ZERO_DIGEST,
     Permanent,
@@ -34,7 +35,7 @@ from hwtpm.softtpm.engine.state import (
     fresh_permanent,
 )
 from hwtpm.tpm12.auth import response_digest, session_hmac
-from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, Tag
+from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, ResourceType, Tag
 from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE, Authorises, Command
@@ -67,7 +68,7 @@ class Engine:
 
     Args:
         storage: keeps the permanent and the saved state.
-        random: makes n random bytes; a deterministic one makes a run repeatable.
+        entropy: all randomness, keys included; a deterministic one makes a run repeatable.
         clock: tick counter and dictionary-attack delays.
     """
 
@@ -75,16 +76,21 @@ class Engine:
         self,
         storage: Storage,
         *,
-        random: Callable[[int], bytes] = os.urandom,
+        entropy: Entropy | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.storage = storage
-        self.random = random
+        self.entropy = entropy or SystemEntropy()
+        self.random = self.entropy.random
         self.clock = clock or RealClock()
-        self.sessions = SessionTable(random)
-        self.keys: KeyTable = KeyTable(random)
+        self.sessions: HandleTable[Session] = HandleTable(
+            self.random, ResourceType.AUTH, MAX_SESSIONS, Rc.RESOURCES
+        )
+        self.keys: HandleTable[LoadedKey] = HandleTable(
+            self.random, ResourceType.KEY, MAX_KEYS, Rc.NOSPACE
+        )
         self.lockout = Lockout(self.clock)
-        self.permanent: Permanent = fresh_permanent(ZERO_DIGEST)
+        self.permanent: Permanent = fresh_permanent(bytes)
         self.stclear: Stclear | None = None  # None until TPM_Startup
         self.powered = False
         self.failure = ""  # why the TPM is in failure mode; empty when it is not
@@ -109,7 +115,7 @@ class Engine:
         blob = self.storage.load(StateName.PERMANENT)
         self.power_off()
         if blob is None:
-            permanent = fresh_permanent(self.random(20))
+            permanent = fresh_permanent(self.random)
             self.storage.store(StateName.PERMANENT, encode_permanent(permanent))
         else:
             permanent = decode_permanent(blob)
@@ -224,10 +230,16 @@ class Engine:
         """Count a wrong authorisation towards the dictionary-attack lockout."""
         self._auth_failed = True
 
+    def end_sessions_of(self, entity: tuple[int, bytes]) -> None:
+        """End the sessions bound to an entity whose AuthData changed or that is gone."""
+        for session in self.sessions:
+            if session.entity == entity:
+                self.sessions.drop(session.handle)
+
     def drop_key(self, loaded: LoadedKey) -> None:
         """Forget a loaded key and the OSAP sessions bound to it."""
         self.keys.drop(loaded.handle)
-        self.sessions.close_bound_to(loaded.entity)
+        self.end_sessions_of(loaded.entity)
 
     # --- commands ------------------------------------------------------------------------------
 
@@ -259,7 +271,7 @@ class Engine:
 
     def _close_sessions_of(self, tails: list[Tail]) -> None:
         for tail in tails:
-            self.sessions.close(tail.handle)
+            self.sessions.drop(tail.handle)
 
     def _commit(self, before: Permanent) -> None:
         if self.saved is not None and self.stclear is not self.saved:
@@ -400,7 +412,7 @@ class Engine:
             if tail.continue_session:
                 session.nonce_even = nonce
             else:
-                self.sessions.close(session.handle)
+                self.sessions.drop(session.handle)
 
     # --- the saved state -----------------------------------------------------------------------
 

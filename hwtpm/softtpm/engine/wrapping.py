@@ -16,8 +16,6 @@ from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
 from hwtpm.softtpm.engine.release import created_pcr_info
 from hwtpm.softtpm.engine.rsa import (
     decrypt,
-    encrypt_oaep,
-    generate,
     modulus_of,
     prime_of,
     private_from_prime,
@@ -101,7 +99,7 @@ def create_wrapped(
         Refuse: INVALID_PCR_INFO.
     """
     info = created_pcr_info(call, template.form, template.pcr_info)
-    private = generate(rsa_parms(template.algorithm_parms).key_length)
+    private = call.tpm.entropy.rsa_key(rsa_parms(template.algorithm_parms).key_length)
     key = replace(template, pcr_info=info, pub_key=modulus_of(private.public_key()), enc_data=b"")
     store = StoreAsymKey(
         payload=Payload.ASYM,
@@ -110,7 +108,7 @@ def create_wrapped(
         pub_data_digest=_public_digest(key),
         priv_key=prime_of(private),
     )
-    enc_data = encrypt_oaep(parent.private.public_key(), store.encode())
+    enc_data = call.tpm.entropy.encrypt_oaep(parent.private.public_key(), store.encode())
     return replace(key, enc_data=enc_data), private
 
 

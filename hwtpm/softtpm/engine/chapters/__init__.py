@@ -1,44 +1,12 @@
 """The commands' own actions, one file a chapter of Part 3."""
 
-from hwtpm.softtpm.engine.chapters import (
-    capability,
-    counters,
-    cryptography,
-    endorsement,
-    identity,
-    integrity,
-    management,
-    nv,
-    optin,
-    ownership,
-    sessions,
-    signing,
-    startup,
-    storage,
-    testing,
-    ticks,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "capability",
-    "counters",
-    "cryptography",
-    "endorsement",
-    "identity",
-    "integrity",
-    "load",
-    "management",
-    "nv",
-    "optin",
-    "ownership",
-    "sessions",
-    "signing",
-    "startup",
-    "storage",
-    "testing",
-    "ticks",
-]
+__all__ = ["load"]
 
 
 def load() -> None:
-    """Importing this package has entered all actions; calling this says so where it matters."""
+    """Import all chapters, which enters their actions."""
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")

@@ -84,6 +84,6 @@ def get_random(call: Call, request: GetRandom) -> GetRandomReply:
 
 @serves(StirRandom)
 def stir_random(call: Call, request: StirRandom) -> NoReply:
-    """13.7. Accepted and left unused: the random source is the operating system's, which mixes in
-    better entropy than a caller can offer."""
+    """13.7."""
+    call.tpm.entropy.stir(request.in_data)
     return NoReply()

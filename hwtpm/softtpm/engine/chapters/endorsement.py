@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
-from hwtpm.softtpm.engine.rsa import generate, modulus_of, prime_of, rsa_parms
+from hwtpm.softtpm.engine.rsa import modulus_of, prime_of, rsa_parms
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, RootKey
 from hwtpm.tpm12.commands.endorsement import (
     CreateEndorsementKeyPair,
@@ -17,7 +17,14 @@ from hwtpm.tpm12.commands.endorsement import (
     ReadPubek,
     ReadPubekReply,
 )
-from hwtpm.tpm12.const import AuthDataUsage, EncScheme, KeyHandleValue, KeyUsage, SigScheme
+from hwtpm.tpm12.const import (
+    DIGEST_SIZE,
+    AuthDataUsage,
+    EncScheme,
+    KeyHandleValue,
+    KeyUsage,
+    SigScheme,
+)
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import LEGACY_FORM, Key, PubKey
 
@@ -40,7 +47,7 @@ def create_endorsement_key_pair(
         raise Refuse(Rc.DISABLED_CMD)
     if rsa_parms(request.key_info).key_length != _EK_BITS:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
-    private = generate(_EK_BITS)
+    private = call.tpm.entropy.rsa_key(_EK_BITS)
     key = Key(
         form=LEGACY_FORM,
         key_usage=KeyUsage.STORAGE,
@@ -56,6 +63,7 @@ def create_endorsement_key_pair(
     call.tpm.permanent = replace(
         permanent,
         ek=RootKey(key, prime_of(private), ZERO_DIGEST),
+        daa_seed=call.tpm.random(DIGEST_SIZE),
         flags=replace(permanent.flags, cekp_used=True, enable_revoke_ek=False),
     )
     public = PubKey(key.algorithm_parms, key.pub_key)

@@ -94,12 +94,11 @@ def take_ownership(call: Call, request: TakeOwnership) -> TakeOwnershipReply:
     call.authorise(owner_auth, OWNER_ENTITY)
     _check_srk_params(call, request.srk_params)
     srk_auth = _decrypt_auth(call, request.enc_srk_auth)
-    private = rsa.generate(_SRK_BITS)
+    private = tpm.entropy.rsa_key(_SRK_BITS)
     srk = replace(request.srk_params, pub_key=rsa.modulus_of(private.public_key()), enc_data=b"")
     tpm.permanent = replace(
-        permanent,
+        permanent.with_new_secrets(tpm.random),
         flags=replace(permanent.flags, read_pubek=False),
-        tpm_proof=tpm.random(DIGEST_SIZE),
         owner_auth=owner_auth,
         srk=RootKey(srk, rsa.prime_of(private), srk_auth),
     )
@@ -134,9 +133,8 @@ def clear_owner(call: Call) -> None:
         if area.public.nv_index & NvIndex.D_BIT or not area.public.permission.attributes & owners
     )
     tpm.permanent = replace(
-        permanent,
+        permanent.with_new_secrets(tpm.random),
         flags=_flags_after_clear(permanent.flags),
-        tpm_proof=tpm.random(DIGEST_SIZE),
         owner_auth=ZERO_DIGEST,
         operator_auth=ZERO_DIGEST,
         srk=None,

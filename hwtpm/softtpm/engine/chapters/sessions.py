@@ -16,9 +16,9 @@ __all__: list[str] = []
 
 
 def _open(call: Call) -> Session:
-    session = call.tpm.sessions.open()
-    if session is None:
-        raise Refuse(Rc.RESOURCES)
+    tpm = call.tpm
+    session = Session(tpm.sessions.new_handle(), tpm.random(20))
+    tpm.sessions.put(session)
     return session
 
 
@@ -68,7 +68,7 @@ def osap(call: Call, request: OSAP) -> OSAPReply:
 
 
 def _close_session(call: Call, handle: int) -> NoReply:
-    if not call.tpm.sessions.close(handle):
+    if not call.tpm.sessions.drop(handle):
         raise Refuse(Rc.INVALID_AUTHHANDLE)
     return NoReply()
 

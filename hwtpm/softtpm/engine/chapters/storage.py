@@ -8,8 +8,9 @@ from typing import Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
+from hwtpm.softtpm.engine.oaep import mgf1, xor
 from hwtpm.softtpm.engine.release import check_release, created_pcr_info
-from hwtpm.softtpm.engine.rsa import decrypt, encrypt_oaep, mgf1
+from hwtpm.softtpm.engine.rsa import decrypt
 from hwtpm.softtpm.engine.wrapping import check_properties, create_wrapped, unwrap
 from hwtpm.tpm12.commands.storage import (
     CreateWrapKey,
@@ -84,7 +85,7 @@ def _seal(call: Call, request: Seal | Sealx, form: int, auth: bytes, data: bytes
         data=data,
     )
     try:
-        enc_data = encrypt_oaep(key.private.public_key(), sealed.encode())
+        enc_data = call.tpm.entropy.encrypt_oaep(key.private.public_key(), sealed.encode())
     except ValueError:
         raise Refuse(Rc.BAD_DATASIZE) from None
     return replace(blob, enc_data=enc_data)
@@ -94,7 +95,7 @@ def _xor_with_session(call: Call, data: bytes) -> bytes:
     """The data encrypted or decrypted by the first session, an OSAP one (10.2 and 10.7)."""
     session, tail = call.sessions[0], call.tails[0]
     mask = mgf1(session.nonce_even + tail.nonce_odd + b"XOR" + session.shared_secret, len(data))
-    return bytes(x ^ y for x, y in zip(data, mask, strict=True))
+    return xor(data, mask)
 
 
 @serves(Seal)
