@@ -1,16 +1,13 @@
-"""Authorization sessions (Part 3 section 18) and their end (sections 22.1 and 27.1.2)."""
+"""Authorization sessions (Part 3 section 18)."""
 
 from __future__ import annotations
 
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.sessions import Session
 from hwtpm.tpm12.auth import osap_shared_secret
-from hwtpm.tpm12.commands.deprecated import TerminateHandle
-from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.sessions import OIAP, OSAP, OIAPReply, OSAPReply
-from hwtpm.tpm12.const import ET_XOR, EntityType, KeyHandleValue, ResourceType
+from hwtpm.tpm12.const import ET_XOR, EntityType, KeyHandleValue
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.table import NoReply
 
 __all__: list[str] = []
 
@@ -65,29 +62,3 @@ def osap(call: Call, request: OSAP) -> OSAPReply:
     session.adip = adip
     session.shared_secret = osap_shared_secret(auth, nonce_even_osap, request.nonce_odd_osap)
     return OSAPReply(session.handle, session.nonce_even, nonce_even_osap)
-
-
-def _close_session(call: Call, handle: int) -> NoReply:
-    if not call.tpm.sessions.drop(handle):
-        raise Refuse(Rc.INVALID_AUTHHANDLE)
-    return NoReply()
-
-
-@serves(TerminateHandle)
-def terminate_handle(call: Call, request: TerminateHandle) -> NoReply:
-    """27.1.2."""
-    return _close_session(call, request.handle)
-
-
-@serves(FlushSpecific)
-def flush_specific(call: Call, request: FlushSpecific) -> NoReply:
-    """22.1."""
-    if request.resource_type == ResourceType.AUTH:
-        return _close_session(call, request.handle)
-    if request.resource_type == ResourceType.KEY:
-        key = call.tpm.keys.get(request.handle)
-        if key is None:
-            raise Refuse(Rc.BAD_PARAMETER)
-        call.tpm.drop_key(key)
-        return NoReply()
-    raise Refuse(Rc.INVALID_RESOURCE)
