@@ -13,7 +13,8 @@ __all__ = ["HandleTable"]
 
 
 class _Resource(Protocol):
-    handle: int
+    @property
+    def handle(self) -> int: ...
 
 
 T = TypeVar("T", bound=_Resource)

@@ -18,6 +18,7 @@ from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
 from hwtpm.softtpm.engine import chapters, selftest
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, Serves, Tail
+from hwtpm.softtpm.engine.daa_sessions import MAX_DAA_SESSIONS, DaaSession
 from hwtpm.softtpm.engine.entropy import Entropy, SystemEntropy
 from hwtpm.softtpm.engine.handles import HandleTable
 from hwtpm.softtpm.engine.keys import MAX_KEYS, LoadedKey
@@ -89,6 +90,9 @@ class Engine:
         self.keys: HandleTable[LoadedKey] = HandleTable(
             self.random, ResourceType.KEY, MAX_KEYS, Rc.NOSPACE
         )
+        self.daa: HandleTable[DaaSession] = HandleTable(
+            self.random, ResourceType.DAA_TPM, MAX_DAA_SESSIONS, Rc.RESOURCES
+        )
         self.lockout = Lockout(self.clock)
         self.permanent: Permanent = fresh_permanent(bytes)
         self.stclear: Stclear | None = None  # None until TPM_Startup
@@ -140,6 +144,7 @@ class Engine:
         """Drop sessions, loaded keys and a SHA-1 calculation."""
         self.sessions.clear()
         self.keys.clear()
+        self.daa.clear()
         self.sha1_thread = None
 
     def close(self) -> None:
