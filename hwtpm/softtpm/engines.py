@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import SoftwareTpm, Storage
+
+if TYPE_CHECKING:
+    from hwtpm.softtpm.keypool import KeyPool
 
 __all__ = ["ENGINES", "make_engine"]
 
 ENGINES = ("engine", "libtpms")
 
 
-def make_engine(name: str, storage: Storage) -> SoftwareTpm:
+def make_engine(name: str, storage: Storage, pool: KeyPool | None = None) -> SoftwareTpm:
     """The engine of that name over `storage`, powered off.
+
+    Args:
+        name: one of `ENGINES`.
+        storage: keeps its state.
+        pool: where our own engine gets its keys first; the others make theirs themselves.
 
     Raises:
         UsageError: there is no such engine.
@@ -19,8 +29,9 @@ def make_engine(name: str, storage: Storage) -> SoftwareTpm:
     """
     if name == "engine":
         from hwtpm.softtpm.engine import Engine
+        from hwtpm.softtpm.engine.entropy import PooledEntropy
 
-        return Engine(storage)
+        return Engine(storage, entropy=PooledEntropy(pool) if pool else None)
     if name == "libtpms":
         from hwtpm.softtpm.libtpms import LibtpmsTpm
 

@@ -42,6 +42,7 @@ def up(
     foreground: bool = False,
     take_ownership: bool = False,
     new_manager: bool = False,
+    key_pool: bool = False,
     common: Common = DEFAULT,
 ) -> Job:
     """Start the manager and all vTPMs.
@@ -57,9 +58,12 @@ def up(
         Take a real chip that nobody owns into ownership, with the well-known secrets.
     new_manager
         Make a new manager although its store is lost; the vTPMs of the old one stay closed.
+    key_pool
+        Make RSA keys ahead, so that new vTPMs and their guests' keys need not wait for them. The
+        ready keys are kept in memory only.
     """
 
-    permit = Permit(new_manager=new_manager, take_chip=take_ownership)
+    permit = Permit(new_manager=new_manager, take_chip=take_ownership, key_pool=key_pool)
 
     def work(origin: Origin) -> Answer:
         if foreground:

@@ -14,7 +14,8 @@ from uuid import UUID
 
 from hwtpm.errors import HwtpmError
 from hwtpm.softtpm.engines import make_engine
-from vstack.ipc.loop import Loop
+from hwtpm.softtpm.keypool import KeyPool
+from hwtpm.loop import Loop
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.qemu_tis.face import QemuFace
 from vstack.vtpm.guest import GuestPort
@@ -73,6 +74,7 @@ class VtpmTask:
     ring: RingFds
     raw: socket.socket
     host: socket.socket
+    pool: KeyPool | None
 
 
 def vtpm(task: VtpmTask) -> None:
@@ -97,7 +99,7 @@ def _start_instance(task: VtpmTask) -> VtpmInstance:
     keeper = ManagerClient(ask)
     folder = StateFolder(task.directory, task.name, task.uuid, task.manager)
     state = SealedState(folder, keeper, fresh=task.fresh)
-    instance = VtpmInstance(make_engine(task.engine, state), state, keeper)
+    instance = VtpmInstance(make_engine(task.engine, state, task.pool), state, keeper)
     instance.start()
     return instance
 

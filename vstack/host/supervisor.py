@@ -20,10 +20,11 @@ from uuid import UUID, uuid4
 
 from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, Timeout, UsageError
 from hwtpm.softtpm.engines import ENGINES
+from hwtpm.softtpm.keypool import KeyPool
 from vstack.host import processes
 from vstack.host.layout import Layout, StackConfig, VtpmConfig
 from vstack.ipc.children import Child, allow_descriptors, spawn
-from vstack.ipc.loop import Loop
+from hwtpm.loop import Loop
 from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
 from vstack.xen.local import FrontEnd, LocalRing
 
@@ -44,11 +45,12 @@ class Permit:
     """What the administrator allows a start to do beyond starting.
 
     `new_manager`: make a new manager although there has been one before. `take_chip`: take a real
-    chip that nobody owns into ownership.
+    chip that nobody owns into ownership. `key_pool`: make RSA keys ahead, in a process of its own.
     """
 
     new_manager: bool = False
     take_chip: bool = False
+    key_pool: bool = False
 
 
 NOTHING: Final = Permit()
@@ -118,6 +120,7 @@ class Supervisor:
         self._stopping = False
         self._locks: list[int] = []
         self._server: Server | None = None
+        self._pool: KeyPool | None = None
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -138,6 +141,8 @@ class Supervisor:
         try:
             allow_descriptors()
             processes.prepare()
+            if self._permit.key_pool:
+                self._pool = KeyPool()
             self._start_manager(create=known is None or self._permit.new_manager)
             if known is None or known.chip != self._chip:
                 self._layout.write_stack(StackConfig(self._chip))
@@ -151,14 +156,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until `down` or SIGTERM."""
-        waker, wakened = socket.socketpair()
-        waker.setblocking(False)
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-        self._loop.watch(wakened, self._loop.stop)
-        self._loop.run()
-        self.stop()
+        with self._loop.stopped_by(signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.run()
+            self.stop()
 
     def stop(self) -> None:
         """End all children, the guests' faces first, the manager last; let go of the state."""
@@ -175,6 +175,8 @@ class Supervisor:
         self._manager = None
         if self._server is not None:
             self._server.close()
+        if self._pool is not None:
+            self._pool.close()
         self._layout.control.unlink(missing_ok=True)
         while self._locks:
             os.close(self._locks.pop())
@@ -335,8 +337,11 @@ class Supervisor:
             ring=vtpm.ring.fds,
             raw=sockets.raw,
             host=sockets.host,
+            pool=self._pool,
         )
         keep = [*vtpm.ring.fds, sockets.raw.fileno(), sockets.host.fileno()]
+        if self._pool is not None:
+            keep.append(self._pool.fileno())
         log = self._layout.log / f"vtpm-{vtpm.name}.log"
         vtpm.child = spawn(f"vtpm:{vtpm.name}", partial(processes.vtpm, task), keep, log)
         self._loop.watch(vtpm.child.pidfd, partial(self._vtpm_ended, vtpm))

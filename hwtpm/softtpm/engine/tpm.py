@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+import hwtpm.tpm12.commands  # noqa: F401 - fills the table
 from hwtpm.clock import Clock, RealClock
 from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
