@@ -62,6 +62,14 @@ def test_two_vtpms_have_separate_pcrs_and_endorsement_keys(stack: Stack) -> None
         assert pcr.read(a, 10) != bytes(20)
 
 
+def test_vtpms_take_their_keys_from_one_pool_and_none_is_taken_twice(stack: Stack) -> None:
+    stack.run("vstack", "up", "--chip", "sim:", "--key-pool")
+    names = [f"pooled-{number}" for number in range(4)]
+    assert len({stack.json("vstack", "vtpm", "create", name)["ek"] for name in names}) == 4
+    assert stack.json("vstack", "down") == {"stopped": True}
+    assert stack.processes() == []
+
+
 def test_a_restart_keeps_vtpms_and_their_endorsement_keys(stack: Stack) -> None:
     stack.run("vstack", "up", "--chip", "sim:")
     before = stack.json("vstack", "vtpm", "create", "a")
