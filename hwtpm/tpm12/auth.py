@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from hwtpm.errors import VerificationError
 from hwtpm.secret import Secret
+from hwtpm.tpm12.aes import AES_BLOCK_SIZE, aes128_ctr
+from hwtpm.tpm12.const import ET_AES128_CTR, ET_XOR
 from hwtpm.tpm12.frame import AuthRequest, AuthResponse
 
 __all__ = [
+    "ADIP",
     "Session",
+    "adip_aes128_ctr",
     "adip_xor",
     "authorise",
     "osap_shared_secret",
@@ -54,6 +60,19 @@ def adip_xor(shared_secret: bytes, nonce: bytes, auth: bytes) -> bytes:
     """Encrypt or decrypt a new AuthData by the XOR scheme of ADIP (Part 1 section 13.5)."""
     pad = hashlib.sha1(shared_secret + nonce).digest()
     return (int.from_bytes(pad, "big") ^ int.from_bytes(auth, "big")).to_bytes(20, "big")
+
+
+def adip_aes128_ctr(shared_secret: bytes, nonce: bytes, auth: bytes) -> bytes:
+    """Encrypt or decrypt a new AuthData by the AES-128 scheme of ADIP: the first bytes of the
+    shared secret are the key, those of the nonce the first counter value (Part 1 section 13.5)."""
+    return aes128_ctr(shared_secret[:AES_BLOCK_SIZE], nonce[:AES_BLOCK_SIZE], auth)
+
+
+ADIP: Final[dict[int, Callable[[bytes, bytes, bytes], bytes]]] = {
+    ET_XOR: adip_xor,
+    ET_AES128_CTR: adip_aes128_ctr,
+}
+"""ADIP schemes by the upper byte of TPM_ENTITY_TYPE (Part 2 section 4.3)."""
 
 
 @dataclass(frozen=True, slots=True)

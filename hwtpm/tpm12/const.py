@@ -9,6 +9,7 @@ __all__ = [
     "DEFAULT_EXPONENT",
     "DIGEST_SIZE",
     "EVERY_LOCALITY",
+    "KEY_CONTROL_OWNER_EVICT",
     "MAX_FRAME",
     "NUM_PCRS",
     "OAEP_LABEL",
@@ -17,12 +18,17 @@ __all__ = [
     "CapFlag",
     "CapProperty",
     "Capability",
+    "CmkDelegate",
+    "DelegateType",
     "EncScheme",
     "EntityType",
+    "FamilyFlag",
+    "FamilyOperation",
     "KeyAlgorithm",
     "KeyFlag",
     "KeyHandleValue",
     "KeyUsage",
+    "MigrateScheme",
     "NvIndex",
     "NvPermission",
     "Payload",
@@ -161,6 +167,7 @@ class EntityType(IntEnum):
 
 
 ET_XOR: Final = 0x00  # ADIP scheme in the entity type's upper byte: SHA-1 based XOR
+ET_AES128_CTR: Final = 0x06  # another one: AES-128 in counter mode
 
 
 class KeyHandleValue(IntEnum):
@@ -190,6 +197,16 @@ class Payload(IntEnum):
     MIGRATE_RESTRICTED = 0x06
     MIGRATE_EXTERNAL = 0x07
     CMK_MIGRATE = 0x08
+
+
+class MigrateScheme(IntEnum):
+    """TPM_MIGRATE_SCHEME (Part 2 section 4.10)."""
+
+    MIGRATE = 0x0001
+    REWRAP = 0x0002
+    MAINT = 0x0003
+    RESTRICT_MIGRATE = 0x0004
+    RESTRICT_APPROVE = 0x0005
 
 
 EK_TYPE_ACTIVATE: Final = 0x0001
@@ -240,6 +257,10 @@ class SigScheme(IntEnum):
     RSA_PKCS_V15_INFO = 0x0004
 
 
+KEY_CONTROL_OWNER_EVICT: Final = 0x00000001
+"""TPM_KEY_CONTROL_OWNER_EVICT (Part 2 section 10.9)."""
+
+
 class AuthDataUsage(IntEnum):
     """TPM_AUTH_DATA_USAGE (Part 2 section 5.9)."""
 
@@ -256,6 +277,16 @@ class KeyFlag(IntFlag):
     VOLATILE = 0x04
     PCR_IGNORED_ON_READ = 0x08
     MIGRATE_AUTHORITY = 0x10
+
+
+class CmkDelegate(IntFlag):
+    """TPM_CMK_DELEGATE (Part 2 section 5.17)."""
+
+    SIGNING = 1 << 31
+    STORAGE = 1 << 30
+    BIND = 1 << 29
+    LEGACY = 1 << 28
+    MIGRATE = 1 << 27
 
 
 class Capability(IntEnum):
@@ -352,3 +383,26 @@ class NvPermission(IntFlag):
     AUTHWRITE = 1 << 2
     OWNERWRITE = 1 << 1
     PPWRITE = 1 << 0
+
+
+class DelegateType(IntEnum):
+    """What a TPM_DELEGATIONS delegates (Part 2 section 20.2)."""
+
+    OWNER = 1
+    KEY = 2
+
+
+class FamilyFlag(IntFlag):
+    """TPM_FAMILY_FLAGS (Part 2 section 20.3)."""
+
+    ADMIN_LOCK = 0x2
+    ENABLED = 0x1
+
+
+class FamilyOperation(IntEnum):
+    """TPM_FAMILY_OPERATION (Part 2 section 20.14)."""
+
+    CREATE = 1
+    ENABLE = 2
+    ADMIN = 3
+    INVALIDATE = 4

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from hwtpm.softtpm.engine.delegation import check_use, delegate_row
+from hwtpm.softtpm.engine.refusal import Refuse
 from hwtpm.softtpm.engine.sessions import Session
-from hwtpm.tpm12.auth import adip_xor, request_digest, session_hmac
-from hwtpm.tpm12.const import ET_XOR, EntityType, KeyHandleValue
+from hwtpm.tpm12.auth import ADIP, request_digest, session_hmac
+from hwtpm.tpm12.const import DelegateType, EntityType, KeyFlag, KeyHandleValue
+from hwtpm.tpm12.delegation import CMK_DELEGATE_OF
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import Command, Request, Rule
+from hwtpm.tpm12.types.delegation import DelegatePublic
 from hwtpm.wire import Struct
 
 if TYPE_CHECKING:
@@ -25,22 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Refuse", "Serves", "serves"]
 
 
-class Refuse(Exception):
-    """The command is answered with this return code."""
-
-    def __init__(self, rc: Rc) -> None:
-        super().__init__(rc)
-        self.rc = rc
-
-
 class Call:
-    """The command under way."""
+    """The command under way.
+
+    `delegated` has an entry for each session that was proven so far, in order: the delegation that
+    it stands for, or None if it was proven with the AuthData of the owner or key itself.
+    """
 
     __slots__ = (
         "_digest",
         "_params",
-        "_proven",
         "deferred",
+        "delegated",
         "keys",
         "locality",
         "row",
@@ -63,10 +63,10 @@ class Call:
         self.tails = tails
         self.sessions: list[Session] = []
         self.keys: list[LoadedKey] = []
+        self.delegated: list[DelegatePublic | None] = []
         self.deferred: list[Callable[[], object]] = []
         self._params = params  # without handles
         self._digest = b""
-        self._proven = 0
 
     @property
     def digest(self) -> bytes:
@@ -78,7 +78,7 @@ class Call:
     @property
     def unproven(self) -> int:
         """How many sessions the request carries that no secret has been proven with yet."""
-        return len(self.sessions) - self._proven
+        return len(self.sessions) - len(self.delegated)
 
     def after(self, effect: Callable[[], object]) -> None:
         """Have `effect` happen once the command has succeeded and what it changed is durable.
@@ -88,26 +88,41 @@ class Call:
         self.deferred.append(effect)
 
     def end_sessions_of(self, entity: tuple[int, bytes]) -> None:
-        """End the OSAP sessions of an entity that is gone, this command's own included."""
+        """End the OSAP and DSAP sessions of an entity that is gone, this command's own included."""
+        self._end_sessions(lambda session: session.entity == entity)
+
+    def end_delegated_sessions(self) -> None:
+        """End the DSAP sessions, and the OSAP sessions opened while the owner pointer named a
+        delegation; this command's own included."""
+        self._end_sessions(lambda session: session.delegation is not None)
+
+    def _end_sessions(self, ends: Callable[[Session], bool]) -> None:
         for session, tail in zip(self.sessions, self.tails, strict=True):
-            if session.entity == entity:
+            if ends(session):
                 tail.continue_session = 0
-        self.after(lambda: self.tpm.end_sessions_of(entity))
+        self.after(lambda: self.tpm.end_sessions(ends))
 
     def authorise(
-        self, secret: bytes, entity: tuple[int, bytes], *, during_lockout: bool = False
+        self,
+        secret: bytes,
+        entity: tuple[int, bytes],
+        *,
+        delegation: DelegatePublic | None = None,
+        during_lockout: bool = False,
     ) -> Session:
         """Prove the next session of the request with an entity's AuthData.
 
         Args:
             secret: the entity's AuthData, 20 bytes.
             entity: entity type and the digest or handle that an OSAP session is bound to.
+            delegation: the one that `secret` belongs to; an OSAP or DSAP session has its own.
             during_lockout: also while the dictionary-attack defence refuses authorisation.
 
         Raises:
-            Refuse: AUTHFAIL or AUTH2FAIL; DEFEND_LOCK_RUNNING.
+            Refuse: AUTHFAIL or AUTH2FAIL, also for a command that is not delegated;
+                DEFEND_LOCK_RUNNING; what `check_use` raises.
         """
-        number = self._proven
+        number = len(self.delegated)
         failed = Rc.AUTH2FAIL if number else Rc.AUTHFAIL
         if number >= len(self.sessions):
             raise Refuse(failed)
@@ -118,7 +133,11 @@ class Call:
         if session.entity is not None:
             if session.entity != entity:
                 raise Refuse(failed)
-            key = session.shared_secret
+            key, delegation = session.shared_secret, session.delegation
+        if delegation is not None:
+            # Before the secret is tried (18.1.1 action 11, 18.2.1 action 11).
+            kind = DelegateType.OWNER if entity == OWNER_ENTITY else DelegateType.KEY
+            check_use(self, delegation, kind, failed)
         expected = session_hmac(
             key, self.digest, session.nonce_even, tail.nonce_odd, tail.continue_session
         )
@@ -126,19 +145,40 @@ class Call:
             self.tpm.note_auth_failure()
             raise Refuse(failed)
         tail.key = key
-        self._proven = number + 1
+        self.delegated.append(delegation)
         return session
 
-    def authorise_owner(self) -> Session:
-        """Prove the next session with the owner's AuthData.
+    def authorise_owner(self, *, during_lockout: bool = False) -> Session:
+        """Prove the next session with the owner's AuthData, or with that of the delegation which
+        TPM_SetOwnerPointer has put in its place (18.1.1 action 4).
 
         Raises:
-            Refuse: NOSRK without an owner; AUTHFAIL.
+            Refuse: NOSRK without an owner; what `authorise` raises.
         """
         permanent = self.tpm.permanent
         if permanent.srk is None:
             raise Refuse(Rc.NOSRK)
-        return self.authorise(permanent.owner_auth, OWNER_ENTITY)
+        reference = self.tpm.volatile.owner_reference
+        if reference == KeyHandleValue.OWNER:
+            return self.authorise(permanent.owner_auth, OWNER_ENTITY, during_lockout=during_lockout)
+        row = delegate_row(permanent, reference)
+        return self.authorise(
+            row.auth_value, OWNER_ENTITY, delegation=row.pub, during_lockout=during_lockout
+        )
+
+    def authorise_key(self, key: LoadedKey) -> Session:
+        """Prove the next session with a key's AuthData.
+
+        Raises:
+            Refuse: INVALID_KEYUSAGE for a certified migration key that the owner does not let
+                delegations use (11.5, 18.3); what `authorise` raises.
+        """
+        session = self.authorise(key.usage_auth, key.entity)
+        if self.delegated[-1] is not None and key.key.key_flags & KeyFlag.MIGRATE_AUTHORITY:
+            allowed = CMK_DELEGATE_OF.get(key.key.key_usage, 0)
+            if not self.tpm.permanent.restrict_delegate & allowed:
+                raise Refuse(Rc.INVALID_KEYUSAGE)
+        return session
 
     def new_auth(self, encrypted: bytes, *, second: bool = False, number: int = 0) -> bytes:
         """Decrypt a new AuthData that came under an OSAP session; the session ends with this
@@ -150,16 +190,14 @@ class Call:
             number: which session of the request encrypts it.
 
         Raises:
-            Refuse: BAD_MODE for an OIAP session; INAPPROPRIATE_ENC for an unsupported scheme.
+            Refuse: BAD_MODE for an OIAP session.
         """
         session, tail = self.sessions[number], self.tails[number]
         if session.entity is None:
             raise Refuse(Rc.BAD_MODE)
-        if session.adip != ET_XOR:
-            raise Refuse(Rc.INAPPROPRIATE_ENC)
         tail.continue_session = 0
         nonce = tail.nonce_odd if second else session.nonce_even
-        return adip_xor(session.shared_secret, nonce, encrypted)
+        return ADIP[session.adip](session.shared_secret, nonce, encrypted)
 
     def require_presence(self) -> None:
         """Refuse with BAD_PRESENCE unless physical presence is asserted."""

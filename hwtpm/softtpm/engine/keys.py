@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from hwtpm.softtpm.engine.call import Refuse
+from hwtpm.softtpm.engine.refusal import Refuse
 from hwtpm.tpm12.const import (
     EVERY_LOCALITY,
     NUM_PCRS,
@@ -146,6 +146,12 @@ class LoadedKey:
     def needs_auth(self) -> bool:
         """True unless anybody may use the key."""
         return self.key.auth_data_usage != AuthDataUsage.NEVER
+
+    @property
+    def needs_auth_to_read(self) -> bool:
+        """True unless anybody may read the public key."""
+        free = (AuthDataUsage.NEVER, AuthDataUsage.PRIV_USE_ONLY)
+        return self.key.auth_data_usage not in free
 
 
 SRK_ENTITY_VALUE: Final = int(KeyHandleValue.SRK).to_bytes(4, "big")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from hwtpm.softtpm.engine.call import Call, Refuse
 from hwtpm.softtpm.engine.keys import ReleaseCondition, check_selection, parse_pcr_info
+from hwtpm.softtpm.engine.refusal import Refuse
 from hwtpm.softtpm.engine.state import Stclear
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PcrComposite, PcrInfo, PcrSelection
+
+if TYPE_CHECKING:
+    from hwtpm.softtpm.engine.call import Call
 
 __all__ = ["check_release", "composite_of", "created_pcr_info"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.const import Tag
+from typing import Annotated
+
+from hwtpm.tpm12.const import DelegateType, Tag
 from hwtpm.tpm12.types import U8, U32, AuthValue, PcrInfoShort
-from hwtpm.wire import Struct, structure
+from hwtpm.wire import OneOf, Struct, structure
 
 __all__ = ["DelegatePublic", "DelegateTableRow", "Delegations", "FamilyTableEntry"]
 
@@ -13,7 +15,7 @@ __all__ = ["DelegatePublic", "DelegateTableRow", "Delegations", "FamilyTableEntr
 class Delegations(Struct):
     """What a delegation permits: bits of 20.2.1 for the owner, of 20.2.3 for a key."""
 
-    delegate_type: U32
+    delegate_type: Annotated[int, OneOf("UINT32", 4, DelegateType)]
     per1: U32
     per2: U32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
+from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.tpm12.commands.management import ResetLockValue
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
@@ -20,7 +20,7 @@ def reset_lock_value(call: Call, request: ResetLockValue) -> NoReply:
     if tpm.lockout.reset_blocked(permanent.auth_failures):
         raise Refuse(Rc.AUTHFAIL)
     try:
-        call.authorise(permanent.owner_auth, OWNER_ENTITY, during_lockout=True)
+        call.authorise_owner(during_lockout=True)
     except Refuse:
         if tpm.locked_out:
             tpm.lockout.block_reset()
