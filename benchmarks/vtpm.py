@@ -10,13 +10,13 @@ import socket
 import sys
 from pathlib import Path
 
+from hwtpm.loop import Loop
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.storage import FileStorage
 from hwtpm.tpm12.commands.startup import Startup
 from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.frame import build_request
-from vstack.ipc.loop import Loop
-from vstack.vtpm.server import RawServer
+from hwtpm.transport.serve import FrameServer
 
 __all__ = ["serve"]
 
@@ -29,7 +29,7 @@ def serve(listener: socket.socket, directory: Path) -> None:
         build_request(Startup.command.ordinal, Startup(StartupType.CLEAR).encode()), locality=0
     )
     loop = Loop()
-    server = RawServer(loop, listener, engine.execute)
+    server = FrameServer(loop, listener, engine.execute)
     loop.run()
     del server
 

@@ -6,7 +6,7 @@ from hwtpm.errors import ProtocolError, UsageError
 from hwtpm.tpm12.const import MAX_FRAME
 from hwtpm.tpm12.frame import HEADER_SIZE
 
-__all__ = ["check_command", "missing"]
+__all__ = ["check_command", "missing", "to_come"]
 
 _SIZE_FIELD = slice(2, 6)
 
@@ -31,15 +31,23 @@ def missing(received: bytes | bytearray, address: str) -> int:
     Raises:
         ProtocolError: its header cannot be that of a response.
     """
+    if (wanted := to_come(received)) is None:
+        raise ProtocolError(
+            f"{address}: the answer starts {bytes(received[:HEADER_SIZE]).hex()} and says it has"
+            f" {_size_of(received)} bytes; {len(received)} came, a TPM answers {HEADER_SIZE} to"
+            f" {MAX_FRAME}",
+            hint="is what listens there a TPM that takes raw commands?",
+        )
+    return wanted
+
+
+def to_come(received: bytes | bytearray) -> int | None:
+    """How many bytes of a frame are still to come; None if its header cannot be one's."""
     if len(received) < HEADER_SIZE:
         return HEADER_SIZE - len(received)
     size = _size_of(received)
     if not HEADER_SIZE <= size <= MAX_FRAME or size < len(received):
-        raise ProtocolError(
-            f"{address}: the answer starts {bytes(received[:HEADER_SIZE]).hex()} and says it has"
-            f" {size} bytes; {len(received)} came, a TPM answers {HEADER_SIZE} to {MAX_FRAME}",
-            hint="is what listens there a TPM that takes raw commands?",
-        )
+        return None
     return size - len(received)
 
 

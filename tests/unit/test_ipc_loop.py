@@ -16,8 +16,8 @@ import pytest
 
 from hwtpm.clock import FakeClock
 from hwtpm.errors import StateError
+from hwtpm.loop import Loop
 from vstack.ipc.children import Child, spawn
-from vstack.ipc.loop import Loop
 
 DEADLINE_S = 20.0
 

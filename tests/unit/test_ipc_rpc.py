@@ -16,7 +16,7 @@ import pytest
 
 from hwtpm import errors
 from hwtpm.errors import DeviceNotFound, HwtpmError, ProtocolError, Timeout, TpmError, UsageError
-from vstack.ipc.loop import Loop
+from hwtpm.loop import Loop
 from vstack.ipc.rpc import (
     MAX_PACKET,
     Answer,

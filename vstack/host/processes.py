@@ -13,9 +13,9 @@ from typing import Final
 from uuid import UUID
 
 from hwtpm.errors import HwtpmError
+from hwtpm.loop import Loop
 from hwtpm.softtpm.engines import make_engine
 from hwtpm.softtpm.keypool import KeyPool
-from hwtpm.loop import Loop
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.qemu_tis.face import QemuFace
 from vstack.vtpm.guest import GuestPort

@@ -19,12 +19,12 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, Timeout, UsageError
+from hwtpm.loop import Loop
 from hwtpm.softtpm.engines import ENGINES
 from hwtpm.softtpm.keypool import KeyPool
 from vstack.host import processes
 from vstack.host.layout import Layout, StackConfig, VtpmConfig
 from vstack.ipc.children import Child, allow_descriptors, spawn
-from hwtpm.loop import Loop
 from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
 from vstack.xen.local import FrontEnd, LocalRing
 

@@ -32,8 +32,8 @@ from hwtpm.errors import (
     TpmError,
     UsageError,
 )
+from hwtpm.loop import Loop
 from hwtpm.tpm12.rc import Rc
-from vstack.ipc.loop import Loop
 
 __all__ = [
     "Answer",

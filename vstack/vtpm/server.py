@@ -14,97 +14,21 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from hwtpm.errors import Busy, HwtpmError, Refused, UsageError
-from hwtpm.tpm12.const import MAX_FRAME
-from hwtpm.tpm12.frame import HEADER_SIZE, error_response
+from hwtpm.loop import Loop
+from hwtpm.tpm12.frame import error_response
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PubKey
-from vstack.ipc.loop import Loop
+from hwtpm.transport.serve import FrameServer
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.vtpm.instance import VtpmInstance
 from vstack.xen.local import BackEnd, LocalRing
 
-__all__ = ["RawServer", "VtpmServer"]
+__all__ = ["VtpmServer"]
 
 _LOG: Final = logging.getLogger(__name__)
-_MAX_CLIENTS: Final = 8
-
-
-class RawServer:
-    """Serves raw TPM commands on a listening stream socket; a few clients, one command each at a
-    time."""
-
-    def __init__(
-        self, loop: Loop, listener: socket.socket, execute: Callable[[bytes], bytes]
-    ) -> None:
-        self._loop = loop
-        self._listener = listener
-        self._execute = execute
-        self._clients: dict[int, _RawClient] = {}
-        listener.setblocking(False)
-        loop.watch(listener, self._accept)
-
-    def _accept(self) -> None:
-        try:
-            channel, _ = self._listener.accept()
-        except OSError:
-            return
-        if len(self._clients) >= _MAX_CLIENTS:
-            channel.close()
-            return
-        channel.setblocking(False)
-        client = _RawClient(channel)
-        self._clients[channel.fileno()] = client
-        self._loop.watch(channel, lambda: self._serve(client))
-
-    def _serve(self, client: _RawClient) -> None:
-        try:
-            data = client.channel.recv(MAX_FRAME)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop(client)
-            return
-        client.pending += data
-        while (command := client.next_command()) is not None:
-            answer = self._execute(command) if command else error_response(Rc.BAD_PARAM_SIZE)
-            try:
-                # A client that does not take its answer loses its connection, not our time.
-                client.channel.sendall(answer)
-            except OSError:
-                self._drop(client)
-                return
-            if not command:  # where the next command starts is not known any more
-                self._drop(client)
-                return
-
-    def _drop(self, client: _RawClient) -> None:
-        if self._clients.pop(client.channel.fileno(), None) is not None:
-            self._loop.unwatch(client.channel)
-            client.channel.close()
-
-
-@dataclass
-class _RawClient:
-    channel: socket.socket
-    pending: bytes = b""
-
-    def next_command(self) -> bytes | None:
-        """The next whole command; empty if its size makes no sense; None if it is not all there."""
-        if len(self.pending) < HEADER_SIZE:
-            return None
-        size = int.from_bytes(self.pending[2:6], "big")
-        if not HEADER_SIZE <= size <= MAX_FRAME:
-            return b""
-        if len(self.pending) < size:
-            return None
-        command, self.pending = self.pending[:size], self.pending[size:]
-        return command
 
 
 class VtpmServer:
@@ -140,7 +64,7 @@ class VtpmServer:
             "reset_established": self._reset_established,
             "deep_quote": self._deep_quote,
         }
-        self._raw = RawServer(loop, raw, instance.execute)
+        self._raw = FrameServer(loop, raw, instance.execute)
         self._host = Server(loop, self._call, host)
 
     def _call(self, peer: Peer, request: Json, fds: list[int]) -> Answer:

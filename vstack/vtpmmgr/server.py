@@ -12,8 +12,8 @@ from uuid import UUID
 
 from hwtpm.client.session import Tpm
 from hwtpm.errors import HwtpmError, UsageError
+from hwtpm.loop import Loop
 from hwtpm.transport.address import open_transport
-from vstack.ipc.loop import Loop
 from vstack.ipc.rpc import Answer, Handler, Json, Server
 from vstack.ipc.rpc import Peer as RpcPeer
 from vstack.vtpmmgr.manager import Manager, ManagerStatus, Peer

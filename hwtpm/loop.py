@@ -5,7 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import select
-from collections.abc import Callable
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from hwtpm.clock import Clock, RealClock
@@ -29,10 +32,15 @@ class Loop:
         self._numbers = itertools.count()
         self._running = False
 
-    def watch(self, source: _HasFileno | int, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever `source` is readable."""
+    def watch(
+        self,
+        source: _HasFileno | int,
+        callback: Callable[[], None],
+        events: int = select.EPOLLIN,
+    ) -> None:
+        """Call `callback` whenever `source` is readable, or has others of epoll's `events`."""
         fd = _number(source)
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(fd, events)
         self._callbacks[fd] = callback
 
     def unwatch(self, source: _HasFileno | int) -> None:
@@ -55,6 +63,26 @@ class Loop:
         self._running = True
         while self._running:
             self.turn(None)
+
+    @contextmanager
+    def stopped_by(self, *numbers: signal.Signals) -> Iterator[None]:
+        """Have these signals do what `stop` does; only in the main thread.
+
+        A callback that is under way comes to its end first.
+        """
+        waker, wakened = socket.socketpair()
+        with waker, wakened:
+            waker.setblocking(False)
+            before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+            previous = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+            self.watch(wakened, self.stop)
+            try:
+                yield
+            finally:
+                self.unwatch(wakened)
+                signal.set_wakeup_fd(previous)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait at most `timeout_s` for something to happen and run its callbacks."""
