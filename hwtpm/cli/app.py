@@ -14,6 +14,7 @@ from hwtpm.cli.info import info
 from hwtpm.cli.pcr import pcr
 from hwtpm.cli.program import run
 from hwtpm.cli.selftest import selftest
+from hwtpm.cli.serve import serve
 
 __all__ = ["APP", "main", "version"]
 
@@ -31,7 +32,7 @@ APP: Final = App(
     help="Drive a TPM: a chip, the kernel's device, a simulation.",
     version=version,
 )
-for _command in (info, pcr, random, selftest):
+for _command in (info, pcr, random, selftest, serve):
     APP.command(_command)
 
 

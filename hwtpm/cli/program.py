@@ -10,8 +10,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -32,11 +32,12 @@ _JSON_FLAG: Final = "--json"
 class Job:
     """What a command line asks for.
 
-    `trace` is where traffic goes: a file, `-` for stderr, None for nowhere.
+    `work` returns its answer, or yields answers that are put out as they come. `trace` is where
+    traffic goes: a file, `-` for stderr, None for nowhere.
     """
 
     schema: str
-    work: Callable[[Origin], Answer]
+    work: Callable[[Origin], Answer | Generator[Answer, None, None]]
     as_json: bool = False
     trace: str | None = None
 
@@ -62,8 +63,14 @@ def _run(app: App, program: str, arguments: Sequence[str]) -> int:
             return ExitCode.OK
         output = Output(program, job.schema, job.as_json, sys.stdout, sys.stderr)
         with _logging(program, sys.stderr), _traffic(job.trace, sys.stderr):
-            answer = job.work(origin)
-        output.answer(answer, origin)
+            answers = job.work(origin)
+            if isinstance(answers, Answer):
+                output.answer(answers, origin)
+            else:
+                with closing(answers):
+                    for answer in answers:
+                        output.answer(answer, origin)
+                        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt) as error:

@@ -14,28 +14,51 @@ from hwtpm.client import Tpm
 from hwtpm.errors import DeviceNotFound
 from hwtpm.transport import open_transport
 from hwtpm.transport.address import schemes_text
+from hwtpm.transport.base import Transport
 from hwtpm.transport.retry import Retry
 from hwtpm.transport.trace import Trace
 
-__all__ = ["DEFAULT", "Common", "on_tpm"]
+__all__ = ["DEFAULT", "Common", "Named", "on_tpm"]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """Options of all commands."""
+class Named:
+    """Options of all commands on a TPM."""
 
     on: Annotated[str | None, Parameter(env_var="HWTPM_ON")] = None
     """Address of the TPM, such as dev:/dev/tpm0 or sim:; nothing is chosen for you."""
-
-    locality: int = 0
-    """Locality to send from, where the transport has any."""
 
     json: Annotated[bool, Parameter(negative=())] = False
     """Print versioned JSON instead of text, errors included."""
 
     trace: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Append the traffic, secrets masked, to this file; - is stderr."""
+
+    def open(self, origin: Origin, locality: int = 0) -> Transport:
+        """The TPM that was named, noted in `origin`; its traffic goes to the trace.
+
+        Raises:
+            DeviceNotFound: none was named; and as `open_transport`.
+        """
+        if not self.on:
+            raise DeviceNotFound(
+                "no TPM is named",
+                hint=f"name one with --on or in HWTPM_ON, as one of\n{schemes_text()}",
+            )
+        origin.address = self.on
+        transport = Trace(open_transport(self.on, locality=locality))
+        origin.attached = transport.attached
+        return transport
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common(Named):
+    """Options of the commands that do something on a TPM."""
+
+    locality: int = 0
+    """Locality to send from, where the transport has any."""
 
 
 DEFAULT: Final = Common()
@@ -45,15 +68,7 @@ def on_tpm(schema: str, common: Common, operation: Callable[[Tpm], Answer]) -> J
     """The job to open the TPM and do `operation` on it."""
 
     def work(origin: Origin) -> Answer:
-        if not common.on:
-            raise DeviceNotFound(
-                "no TPM is named",
-                hint=f"name one with --on or in HWTPM_ON, as one of\n{schemes_text()}",
-            )
-        origin.address = common.on
-        transport = open_transport(common.on, locality=common.locality)
-        with Tpm(Retry(Trace(transport))) as tpm:
-            origin.attached = tpm.attached
+        with Tpm(Retry(common.open(origin, common.locality))) as tpm:
             return operation(tpm)
 
     return Job(schema, work, as_json=common.json, trace=common.trace)

@@ -18,7 +18,7 @@ from hwtpm.errors import Unsupported, UsageError
 from hwtpm.transport.base import Target, Transport
 from hwtpm.transport.deadlines import Deadlines
 
-__all__ = ["SCHEMES", "Scheme", "open_transport", "schemes_text"]
+__all__ = ["SCHEMES", "Scheme", "host_and_port", "open_transport", "schemes_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,28 @@ def schemes_text() -> str:
     return "\n".join(f"  {scheme.form:<{width}}  {scheme.summary}" for scheme in SCHEMES)
 
 
+def host_and_port(text: str, address: str, *, lowest: int = 1) -> tuple[str, int]:
+    """The two parts of HOST:PORT, an IPv6 address without its brackets.
+
+    Args:
+        text: what is taken apart.
+        address: what errors call it.
+        lowest: the first port that is one.
+
+    Raises:
+        UsageError: these are no host and port.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    if not host or (":" in host and not bracketed) or not lowest <= number < 65536:
+        raise UsageError(
+            f"{address}: this is no host and port",
+            hint="write HOST:PORT, an IPv6 address as [::1]:PORT",
+        )
+    return host[1:-1] if bracketed else host, number
+
+
 def _sim(target: Target) -> Transport:
     from hwtpm.transport.simulated import open_engine
 
@@ -100,7 +122,7 @@ def _unix(target: Target) -> Transport:
 def _tcp(target: Target) -> Transport:
     from hwtpm.transport.stream import connect_tcp
 
-    host, port = _host_and_port(target)
+    host, port = host_and_port(target.rest, target.address)
     return connect_tcp(target.address, host, port, deadlines=target.deadlines)
 
 
@@ -108,18 +130,6 @@ def _replay(target: Target) -> Transport:
     from hwtpm.transport.replay import Replay
 
     return Replay(target.address, target.path("replay:FILE"))
-
-
-def _host_and_port(target: Target) -> tuple[str, int]:
-    host, _, port = target.rest.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    if not host or (":" in host and not bracketed) or not 0 < number < 65536:
-        raise UsageError(
-            f"{target.address}: this is no host and port",
-            hint="write tcp:HOST:PORT, an IPv6 address as tcp:[::1]:PORT",
-        )
-    return host[1:-1] if bracketed else host, number
 
 
 SCHEMES: Final[tuple[Scheme, ...]] = (
