@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
-from hwtpm.softtpm.engine.state import MAX_COUNTERS, Counter
+from hwtpm.softtpm.engine.state import MAX_COUNTERS, Counter, Stclear
 from hwtpm.tpm12.commands.counters import (
     CreateCounter,
     CreateCounterReply,
@@ -22,11 +22,21 @@ from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
 from hwtpm.tpm12.types import CounterValue
 
-__all__ = ["RELEASED"]
+__all__ = ["RELEASED", "active_counter"]
 
+# TPM_STCLEAR_DATA.countID is zero as long as no counter is active (25.2 action 1). Zero is also the
+# handle of libtpms' first counter, and of ours: so what is kept is the handle plus one.
+_NONE_YET: Final = 0
 RELEASED: Final = 0xFFFFFFFF
-"""TPM_STCLEAR_DATA.countID once the active counter is released: nothing can be incremented."""
+_NO_COUNTER: Final = 0xFFFFFFFF
 _MAX_VALUE: Final = 0xFFFFFFFE
+
+
+def active_counter(stclear: Stclear) -> int:
+    """The handle of the counter that may be incremented until the next start; 0xFFFFFFFF if none is
+    active or it has been released (Part 2 section 21.2, TPM_CAP_PROP_ACTIVE_COUNTER)."""
+    kept = stclear.active_counter
+    return _NO_COUNTER if kept in (_NONE_YET, RELEASED) else kept - 1
 
 
 def _counter(call: Call, handle: int) -> Counter:
@@ -42,14 +52,14 @@ def _entity(counter: Counter) -> tuple[int, bytes]:
 
 @serves(CreateCounter)
 def create_counter(call: Call, request: CreateCounter) -> CreateCounterReply:
-    """25.1. A counter starts above all values that any counter ever had, so the start value also
-    serves as its handle."""
+    """25.1. A counter starts above all values that any counter ever had."""
     permanent = call.tpm.permanent
     auth = call.new_auth(request.enc_auth)
     start = permanent.next_counter
     if len(permanent.counters) >= MAX_COUNTERS or start > _MAX_VALUE:
         raise Refuse(Rc.RESOURCES)
-    counter = Counter(start, auth, CounterValue(request.label, start))
+    handle = next(h for h in range(MAX_COUNTERS) if permanent.counter(h) is None)
+    counter = Counter(handle, auth, CounterValue(request.label, start))
     call.tpm.permanent = replace(permanent.with_counter(counter), next_counter=start + 1)
     return CreateCounterReply(counter.handle, counter.value)
 
@@ -59,7 +69,7 @@ def increment_counter(call: Call, request: IncrementCounter) -> IncrementCounter
     """25.2."""
     tpm = call.tpm
     stclear = tpm.volatile
-    if stclear.active_counter not in (0, request.count_id):
+    if stclear.active_counter not in (_NONE_YET, request.count_id + 1):
         raise Refuse(Rc.BAD_COUNTER)
     counter = _counter(call, request.count_id)
     call.authorise(counter.auth, _entity(counter))
@@ -69,8 +79,8 @@ def increment_counter(call: Call, request: IncrementCounter) -> IncrementCounter
     value = replace(counter.value, counter=count)
     permanent = tpm.permanent.with_counter(replace(counter, value=value))
     tpm.permanent = replace(permanent, next_counter=max(permanent.next_counter, count + 1))
-    if not stclear.active_counter:
-        tpm.stclear = replace(stclear, active_counter=counter.handle)
+    if stclear.active_counter == _NONE_YET:
+        tpm.stclear = replace(stclear, active_counter=counter.handle + 1)
     return IncrementCounterReply(value)
 
 
@@ -83,7 +93,7 @@ def read_counter(call: Call, request: ReadCounter) -> ReadCounterReply:
 def _release(call: Call, counter: Counter) -> NoReply:
     tpm = call.tpm
     tpm.permanent = tpm.permanent.without_counter(counter.handle)
-    if tpm.volatile.active_counter == counter.handle:
+    if active_counter(tpm.volatile) == counter.handle:
         tpm.stclear = replace(tpm.volatile, active_counter=RELEASED)
     call.end_sessions_of(_entity(counter))
     return NoReply()
