@@ -1,0 +1,398 @@
+"""Differential fuzzing: the same random life for our engine and for libtpms.
+
+Both start from the same permanent state (root keys and tpmProof included). Every answer is held
+against the other's: return code, size, tag, resAuth, and every field that is not random. A run is
+decided by its seed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine_rig import Rig, owned_engine, owned_libtpms
+from fuzz_differences import OPAQUE, VENDOR_TEXT, explanation
+from fuzz_grammar import Grammar, KeyModel, prefabricate
+from fuzz_sides import Answer, Open, Plan, Side
+from test_engine_cross_load import identity_of
+
+from hwtpm.softtpm.base import MemoryStorage, StateName
+from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine.state import encode_permanent
+from hwtpm.softtpm.libtpms import LibtpmsTpm
+from hwtpm.tpm12.const import StartupType
+from hwtpm.tpm12.rc import NON_FATAL, Rc
+from hwtpm.tpm12.table import TABLE, Command
+
+__all__ = ["Report", "fuzz", "twins"]
+
+EPISODE = 300  # commands between two fresh starts
+MAX_OPEN = 10  # sessions: neither TPM runs out of them
+
+
+class Difference(AssertionError):
+    """The two TPMs disagree and no row of the table says why."""
+
+
+@dataclass
+class Report:
+    """What a run did."""
+
+    commands: int = 0
+    episodes: int = 0
+    succeeded: Counter[str] = field(default_factory=Counter)
+    answered: Counter[tuple[str, int]] = field(default_factory=Counter)
+    explained: Counter[str] = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        reached = len({name for name, _ in self.answered})
+        lines = [
+            f"{self.commands} commands in {self.episodes} episodes",
+            f"{reached} ordinals, {len(self.succeeded)} of them with success",
+            f"{len({rc for _, rc in self.answered})} return codes",
+            *(f"explained {count} times: {why}" for why, count in self.explained.most_common()),
+            *(f"DIFFERENCE: {what}" for what in self.differences),
+        ]
+        return "\n".join(lines)
+
+
+class Twins:
+    """The two TPMs from one state, and the keys that both can load."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ours: MemoryStorage,
+        libtpms: LibtpmsTpm,
+        theirs: MemoryStorage,
+        keys: list[KeyModel],
+    ) -> None:
+        self.tpms = engine, libtpms
+        self._storages = ours, theirs
+        self._states = dict(ours.blobs), dict(theirs.blobs)
+        self.keys = keys
+
+    def fresh(self) -> tuple[Side, Side]:
+        """Both as they were at the start, powered and started."""
+        sides = []
+        for name, tpm, storage, state in zip(
+            ("ours", "theirs"), self.tpms, self._storages, self._states, strict=True
+        ):
+            storage.blobs = dict(state)
+            tpm.power_on()
+            sides.append(Side(name, tpm))
+        return sides[0], sides[1]
+
+
+class Episode:
+    """One life of both TPMs."""
+
+    def __init__(self, twins: Twins, rng: random.Random, report: Report) -> None:
+        self.rng = rng
+        self.report = report
+        self.sides = twins.fresh()
+        self.grammar = Grammar(rng, twins.keys)
+        self.over = False  # the two have parted for a known reason
+        self.log: list[str] = []
+
+    def live(self, commands: int) -> None:
+        """Run that many commands, or until the two part."""
+        self._startup(StartupType.CLEAR)
+        stop = self.report.commands + commands
+        while self.report.commands < stop and not self.over:
+            if self.rng.random() < 0.003:
+                self._power_cycle()
+            else:
+                self._command()
+
+    # --- power -----------------------------------------------------------------------------------
+
+    def _power_cycle(self) -> None:
+        kind = StartupType.CLEAR
+        if self.rng.random() < 0.5:
+            self.run(Plan(TABLE["TPM_SaveState"], {}))
+            kind = StartupType.STATE
+        for side in self.sides:
+            side.tpm.power_on()
+            side.forget()
+        self.grammar.forget()
+        self._startup(kind)
+
+    def _startup(self, kind: StartupType) -> None:
+        self.run(Plan(TABLE["TPM_Startup"], {"startup_type": int(kind)}))
+        self.run(Plan(TABLE["TSC_PhysicalPresence"], {"physical_presence": 0x20}))
+        self.run(Plan(TABLE["TSC_PhysicalPresence"], {"physical_presence": 0x08}))
+        for model in self.rng.sample(self.grammar.shelf, 4):
+            self._load(model)
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _command(self) -> None:
+        grammar, rng = self.grammar, self.rng
+        row = grammar.next_row()
+        key = grammar.key_for(row)
+        if row.name == "TPM_LoadKey2":
+            return self._load(rng.choice(grammar.shelf))
+        if row.name == "TPM_OIAP":
+            self.open(grammar.oiap())
+            return None
+        if row.name == "TPM_OSAP" and rng.random() < 0.9:
+            self.open(grammar.osap(rng.choice(["owner", "srk", *grammar.loaded])))
+            return None
+        if row.name in _DROPS and rng.random() < 0.9:
+            return self._flush(row)
+        count = max(row.auths) if rng.random() < 0.9 else rng.choice(sorted(row.auths))
+        wanted = grammar.wanted_sessions(row, key)
+        wanted = (wanted + [(b"x" * 20, "")] * count)[:count] if count else []
+        encrypts = (
+            any("auth" in name for name in row.request.layout.codecs) if row.request else False
+        )
+        sessions = [self._session(entity, osap=encrypts) for _, entity in wanted]
+        if None in sessions or len(set(sessions)) != len(sessions):
+            return None
+        names = [name for name in sessions if name is not None]
+        auths = tuple(
+            grammar.auth(name, secret) for name, (secret, _) in zip(names, wanted, strict=True)
+        )
+        fields = grammar.fields(row, key, names, [auth.nonce_odd for auth in auths])
+        locality = rng.choice((0, 0, 0, 0, 0, 0, 1, 2, 3, 4))
+        damage = self._damage() if rng.random() < 0.06 else None
+        tell = grammar.name("counter" if row.name == "TPM_CreateCounter" else row.name)
+        self.run(Plan(row, fields, auths, locality, damage, tell, {"key": key}))
+        return None
+
+    def _damage(self) -> Callable[[bytes], bytes]:
+        where, how, kind = self.rng.random(), 1 << self.rng.randrange(8), self.rng.random()
+
+        def damage(frame: bytes) -> bytes:
+            at = int(where * len(frame))
+            if kind < 0.1:
+                frame = frame[:at] + bytes([how]) + frame[at:]
+                return frame[:2] + len(frame).to_bytes(4, "big") + frame[6:]
+            if kind < 0.2 and at > 10:
+                frame = frame[:at]
+                return frame[:2] + len(frame).to_bytes(4, "big") + frame[6:]
+            return frame[:at] + bytes([frame[at] ^ how]) + frame[at + 1 :]
+
+        return damage
+
+    def _load(self, model: KeyModel) -> None:
+        grammar = self.grammar
+        if len(grammar.loaded) > 8:
+            return self._flush(TABLE["TPM_EvictKey"])
+        session = self._session("srk", osap=False)
+        if session is None:
+            return None
+        auth = grammar.auth(session, b"\0" * 20)
+        fields = {"parent_handle": 0x40000000, "in_key": model.key}
+        name = grammar.name("key")
+        answers = self.run(Plan(TABLE["TPM_LoadKey2"], fields, (auth,), tell=name))
+        if answers and answers[0].reply is not None:
+            grammar.loaded[name] = model
+            for side, answer in zip(self.sides, answers, strict=True):
+                side.handles[name] = answer.reply.inkey_handle  # type: ignore[union-attr]
+        return None
+
+    def _flush(self, row: Command) -> None:
+        grammar = self.grammar
+        kind = {"TPM_EvictKey": "key", "TPM_Terminate_Handle": "session"}.get(row.name)
+        kind = kind or self.rng.choice(("key", "session"))
+        names = list(grammar.loaded if kind == "key" else grammar.sessions)
+        if not names:
+            return
+        name = self.rng.choice(names)
+        assert row.request is not None
+        fields: dict[str, Any] = {"resource_type": 1 if kind == "key" else 2}
+        if row.name != "TPM_FlushSpecific":
+            fields = {}
+        handle_field = next(iter(row.request.layout.codecs))
+        fields[handle_field] = lambda side: (
+            side.handles[name] if kind == "key" else side.sessions[name].handle
+        )
+        answers = self.run(Plan(row, fields))
+        if answers and answers[0].rc == 0:
+            grammar.loaded.pop(name, None)
+            self._drop_session(name)
+            self._drop_bound_to(name)
+
+    def _session(self, entity: str, *, osap: bool) -> str | None:
+        """An open session for that entity, mostly."""
+        grammar, rng = self.grammar, self.rng
+        bindable = entity in ("owner", "srk") or entity in grammar.loaded
+        osap = bindable and (osap or rng.random() < 0.4)
+        wanted = entity if osap else ""
+        open_ones = [name for name, bound in grammar.sessions.items() if bound == wanted]
+        if open_ones and rng.random() < 0.6:
+            return rng.choice(open_ones)
+        while len(grammar.sessions) >= MAX_OPEN:
+            self._flush(TABLE["TPM_Terminate_Handle"])
+            if self.over:
+                return None
+        return self.open(grammar.osap(entity) if osap else grammar.oiap())
+
+    def open(self, plan: Plan) -> str | None:
+        """Open a session; its name, or None if both refused."""
+        answers = self.run(plan)
+        if not answers or answers[0].rc:
+            return None
+        self.grammar.sessions[plan.tell] = plan.note.get("entity", "")
+        for side, answer in zip(self.sides, answers, strict=True):
+            reply: Any = answer.reply
+            shared = None
+            if "secret" in plan.note:
+                shared = self.grammar.shared_secret(plan, reply.nonce_even_osap)
+            side.sessions[plan.tell] = Open(reply.auth_handle, reply.nonce_even, shared)
+        return plan.tell
+
+    # --- comparing -------------------------------------------------------------------------------
+
+    def run(self, plan: Plan) -> tuple[Answer, Answer] | None:
+        """Give the command to both and compare; None if they differ for a known reason."""
+        report, name = self.report, plan.row.name
+        report.commands += 1
+        ours, theirs = (side.issue(plan) for side in self.sides)
+        self.log.append(f"{name} {ours.rc:#x} {theirs.rc:#x}")
+        report.answered[name, ours.rc] += 1
+        if (what := self._differs(plan, ours, theirs)) is not None:
+            why = explanation(name, ours.rc, theirs.rc)
+            if why is None:
+                raise Difference(f"{what}; before: {', '.join(self.log[-6:])}")
+            report.explained[why] += 1
+            # Whoever carried the command out is in another state now.
+            self.over = not (ours.rc and theirs.rc)
+            if self.over:
+                return None
+        if ours.rc == 0:
+            report.succeeded[name] += 1
+        self._follow(plan, (ours, theirs))
+        return ours, theirs
+
+    def _differs(self, plan: Plan, ours: Answer, theirs: Answer) -> str | None:
+        name = plan.row.name
+        if ours.rc != theirs.rc:
+            return (
+                f"{name} at locality {plan.locality}: {ours.rc:#x}, libtpms {theirs.rc:#x}; "
+                f"{'damaged, ' if plan.damage else ''}{len(plan.auths)} sessions, {plan.fields}"
+            )
+        if name in VENDOR_TEXT:
+            return None
+        if len(ours.raw) != len(theirs.raw) or ours.raw[:2] != theirs.raw[:2]:
+            return f"{name}: {ours.raw.hex()}, libtpms {theirs.raw.hex()}"
+        if ours.reply is None or theirs.reply is None:
+            return None
+        for field_name in ours.reply.layout.codecs:
+            mine, yours = getattr(ours.reply, field_name), getattr(theirs.reply, field_name)
+            if (name, field_name) not in OPAQUE and mine != yours:
+                return f"{name}.{field_name}: {mine!r}, libtpms {yours!r}; {plan.fields}"
+        return None
+
+    def _follow(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
+        """What both now have or have lost."""
+        rc = answers[0].rc
+        for auth in plan.auths:
+            if (
+                plan.damage is not None
+                or (rc and not rc & NON_FATAL)
+                or auth.session not in self.sides[0].sessions
+            ):
+                self._drop_session(auth.session)
+        if rc in (Rc.RESOURCES, Rc.NOSPACE) and plan.row.name in _TAKES_ROOM:
+            self._power_cycle()
+        elif rc == 0 and plan.damage is None:
+            self._keep(plan, answers)
+        elif rc == 0 and plan.row.name in _DROPS:
+            self.over = True  # which handle was damaged into which?
+
+    def _keep(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
+        grammar, name = self.grammar, plan.row.name
+        if name in _ENDS_ALL:
+            self.over = True
+        elif (kept := _MAKES.get(name)) is not None:
+            names: list[str] = getattr(grammar, kept[0])
+            names.append(plan.tell)
+            del names[:-_KEPT]
+            for side, answer in zip(self.sides, answers, strict=True):
+                where = side.handles if kept[0] == "counters" else side.blobs
+                where[plan.tell] = getattr(answer.reply, kept[1])
+
+    def _drop_session(self, name: str) -> None:
+        self.grammar.sessions.pop(name, None)
+        for side in self.sides:
+            side.sessions.pop(name, None)
+
+    def _drop_bound_to(self, entity: str) -> None:
+        for name in [name for name, bound in self.grammar.sessions.items() if bound == entity]:
+            self._drop_session(name)
+
+
+_KEPT = 12
+_TAKES_ROOM = frozenset({"TPM_OIAP", "TPM_OSAP", "TPM_DSAP", "TPM_LoadKey2", "TPM_LoadContext"})
+_DROPS = frozenset({"TPM_Terminate_Handle", "TPM_FlushSpecific", "TPM_EvictKey"})
+_ENDS_ALL = frozenset({"TPM_OwnerClear", "TPM_ForceClear", "TPM_RevokeTrust", "TPM_Reset"})
+_MAKES = {
+    "TPM_Seal": ("sealed", "sealed_data"),
+    "TPM_Sealx": ("sealed", "sealed_data"),
+    "TPM_CreateWrapKey": ("wrapped", "wrapped_key"),
+    "TPM_CMK_CreateKey": ("wrapped", "wrapped_key"),
+    "TPM_CreateCounter": ("counters", "count_id"),
+}
+"""What a command makes: the grammar's list of such things, and the reply's field."""
+
+
+def fuzz(twins: Twins, seed: int, commands: int, *, stop_at_first: bool = True) -> Report:
+    """That many commands from that seed."""
+    report = Report()
+    while report.commands < commands:
+        rng = random.Random(f"{seed}/{report.episodes}")
+        report.episodes += 1
+        episode = Episode(twins, rng, report)
+        try:
+            episode.live(min(EPISODE, commands - report.commands))
+        except Difference as difference:
+            report.differences.append(f"episode {report.episodes - 1}: {difference}")
+            if stop_at_first:
+                break
+    return report
+
+
+@contextmanager
+def twins(seed: int) -> Iterator[Twins]:
+    """Our engine and libtpms with one identity, one owner and nothing else."""
+    theirs = MemoryStorage()
+    libtpms = owned_libtpms(theirs)
+    try:
+        identity = identity_of(Rig(libtpms), theirs)
+        engine = owned_engine(identity)
+        rig = Rig(engine)
+        keys = prefabricate(rig.create_key, random.Random(seed))
+        ours = engine.storage
+        assert isinstance(ours, MemoryStorage)
+        ours.store(StateName.PERMANENT, encode_permanent(engine.permanent))
+        yield Twins(engine, ours, libtpms, theirs, keys)
+    finally:
+        libtpms.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--commands", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--all", action="store_true", help="go on after a difference")
+    chosen = parser.parse_args()
+    print(f"seed {chosen.seed}", flush=True)
+    with twins(chosen.seed) as both:
+        report = fuzz(both, chosen.seed, chosen.commands, stop_at_first=not chosen.all)
+    print(report)
+    sys.exit(1 if report.differences else 0)
+
+
+if __name__ == "__main__":
+    main()
