@@ -61,6 +61,11 @@ class AuthSession:
         """Whether the TPM still has it; a failed command or a new AuthData ends it."""
         return self._open
 
+    @property
+    def nonce_odd(self) -> bytes:
+        """The nonce that the next command is going to carry."""
+        return self._nonce_odd
+
     def keyed(self, secret: Secret) -> Self:
         """This OIAP session, from now on authorising the entity with that AuthData."""
         self._state = self._state.keyed(secret)
@@ -136,6 +141,11 @@ class Tpm:
     ) -> None:
         self._transport = transport
         self.random = random
+
+    @property
+    def transport(self) -> Transport:
+        """The way to it, for frames that are no typed commands."""
+        return self._transport
 
     @property
     def attached(self) -> Attached:

@@ -13,6 +13,7 @@ __all__ = [
     "MAX_FRAME",
     "NUM_PCRS",
     "OAEP_LABEL",
+    "PROTOCOL_ADCP",
     "PROTOCOL_OWNER",
     "AuthDataUsage",
     "CapFlag",
@@ -34,9 +35,11 @@ __all__ = [
     "Payload",
     "PhysicalPresence",
     "ResourceType",
+    "SetArea",
     "SigScheme",
     "StartupType",
     "Tag",
+    "TransportAttribute",
 ]
 
 DIGEST_SIZE: Final = 20
@@ -182,6 +185,8 @@ class KeyHandleValue(IntEnum):
     EK = 0x40000006
 
 
+PROTOCOL_ADCP: Final = 0x0004
+"""TPM_PID_ADCP (Part 2 section 4.7): the protocol of TPM_ChangeAuth."""
 PROTOCOL_OWNER: Final = 0x0005
 """TPM_PID_OWNER (Part 2 section 4.7): the protocol of TPM_TakeOwnership."""
 
@@ -246,6 +251,14 @@ class EncScheme(IntEnum):
     RSA_OAEP_SHA1_MGF1 = 0x0003
     SYM_CTR = 0x0004
     SYM_OFB = 0x0005
+
+
+class TransportAttribute(IntFlag):
+    """TPM_TRANSPORT_ATTRIBUTES (Part 2 section 13.1.1)."""
+
+    ENCRYPT = 0x00000001
+    LOG = 0x00000002
+    EXCLUSIVE = 0x00000004
 
 
 class SigScheme(IntEnum):
@@ -319,6 +332,18 @@ class CapFlag(IntEnum):
 
     PERMANENT = 0x108
     VOLATILE = 0x109
+
+
+class SetArea(IntEnum):
+    """TPM_CAPABILITY_AREA for TPM_SetCapability (Part 2 section 21.4)."""
+
+    PERM_FLAGS = 1
+    PERM_DATA = 2
+    STCLEAR_FLAGS = 3
+    STCLEAR_DATA = 4
+    STANY_FLAGS = 5
+    STANY_DATA = 6
+    VENDOR = 7
 
 
 class CapProperty(IntEnum):

@@ -41,6 +41,9 @@ class Authorises(Enum):
     OWNER = auto()
     SRK = auto()
     KEY = auto()  # the key that the next handle of the request names
+    KEY_TO_READ = auto()  # as KEY, for its public part: PRIV_USE_ONLY keys need no session
+    TRANSPORT = auto()  # the transport session itself; always the last
+    KEY_LATER = auto()  # as KEY, but the actions prove it, as they check something before
     LATER = auto()  # the actions find out themselves: data, NV area, counter, new owner
 
 
@@ -153,7 +156,7 @@ def command(
         auths: how many authorisation sessions it may carry.
         rules: the other columns of the ordinal table.
         authorises: whose AuthData each session proves, in order. A key whose authDataUsage is
-            NEVER may come without its session.
+            NEVER (or PRIV_USE_ONLY, where it is only read) may come without its session.
     """
 
     def enter(cls: type[Q]) -> type[Q]:

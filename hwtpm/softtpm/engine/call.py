@@ -25,6 +25,7 @@ from hwtpm.wire import Struct
 if TYPE_CHECKING:
     from hwtpm.softtpm.engine.keys import LoadedKey
     from hwtpm.softtpm.engine.tpm import Engine
+    from hwtpm.softtpm.engine.transports import TransportSession
 
 __all__ = ["Call", "Refuse", "Serves", "serves"]
 
@@ -39,14 +40,17 @@ class Call:
     __slots__ = (
         "_digest",
         "_params",
+        "audited",
         "deferred",
         "delegated",
         "keys",
         "locality",
+        "out_digest",
         "row",
         "sessions",
         "tails",
         "tpm",
+        "within",
     )
 
     def __init__(
@@ -56,6 +60,7 @@ class Call:
         params: bytes,
         locality: int,
         tails: list[Tail],
+        within: TransportSession | None,
     ) -> None:
         self.tpm = tpm
         self.row = row
@@ -65,6 +70,9 @@ class Call:
         self.keys: list[LoadedKey] = []
         self.delegated: list[DelegatePublic | None] = []
         self.deferred: list[Callable[[], object]] = []
+        self.within = within  # the transport session that wraps the command
+        self.out_digest = b""  # outParamDigest, if it is not that of the reply's parameters
+        self.audited: tuple[bytes, bytes] | None = None  # what audit takes for the two digests
         self._params = params  # without handles
         self._digest = b""
 
@@ -74,6 +82,10 @@ class Call:
         if not self._digest:
             self._digest = request_digest(self.row.ordinal, self._params)
         return self._digest
+
+    @digest.setter
+    def digest(self, value: bytes) -> None:
+        self._digest = value
 
     @property
     def unproven(self) -> int:
@@ -128,7 +140,7 @@ class Call:
             raise Refuse(failed)
         if not during_lockout and self.tpm.locked_out:
             raise Refuse(Rc.DEFEND_LOCK_RUNNING)
-        session, tail = self.sessions[number], self.tails[number]
+        session = self.sessions[number]
         key = secret
         if session.entity is not None:
             if session.entity != entity:
@@ -138,15 +150,23 @@ class Call:
             # Before the secret is tried (18.1.1 action 11, 18.2.1 action 11).
             kind = DelegateType.OWNER if entity == OWNER_ENTITY else DelegateType.KEY
             check_use(self, delegation, kind, failed)
+        if not self.proves(key, delegation):
+            self.tpm.note_auth_failure()
+            raise Refuse(failed)
+        return session
+
+    def proves(self, key: bytes, delegation: DelegatePublic | None = None) -> bool:
+        """Whether the next session of the request comes with the HMAC that this key makes."""
+        number = len(self.delegated)
+        session, tail = self.sessions[number], self.tails[number]
         expected = session_hmac(
             key, self.digest, session.nonce_even, tail.nonce_odd, tail.continue_session
         )
         if not hmac.compare_digest(expected, tail.hmac):
-            self.tpm.note_auth_failure()
-            raise Refuse(failed)
+            return False
         tail.key = key
         self.delegated.append(delegation)
-        return session
+        return True
 
     def authorise_owner(self, *, during_lockout: bool = False) -> Session:
         """Prove the next session with the owner's AuthData, or with that of the delegation which
@@ -206,9 +226,10 @@ class Call:
 
 
 class Tail:
-    """The 45 bytes that a request carries for one session, and the secret it was proven with."""
+    """The 45 bytes that a request carries for one session, the secret it was proven with, and the
+    session's next even nonce (made with the response if no action needed it before)."""
 
-    __slots__ = ("continue_session", "handle", "hmac", "key", "nonce_odd")
+    __slots__ = ("continue_session", "handle", "hmac", "key", "nonce_even", "nonce_odd")
 
     def __init__(self, handle: int, nonce_odd: bytes, continue_session: int, mac: bytes) -> None:
         self.handle = handle
@@ -216,6 +237,7 @@ class Tail:
         self.continue_session = continue_session
         self.hmac = mac
         self.key = b""
+        self.nonce_even = b""
 
 
 OWNER_ENTITY: Final = (int(EntityType.OWNER), int(KeyHandleValue.OWNER).to_bytes(4, "big"))

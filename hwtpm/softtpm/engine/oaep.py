@@ -7,27 +7,17 @@ seed and label digest (Part 3 sections 11 and 12; PKCS #1 v2.1 section 7.1).
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from typing import Final
 
 from hwtpm.tpm12.const import DIGEST_SIZE
+from hwtpm.tpm12.masks import mgf1, xor
 
-__all__ = ["mgf1", "oaep_decode", "oaep_encode", "xor"]
-
-
-def mgf1(seed: bytes, size: int) -> bytes:
-    """MGF1 with SHA-1 (PKCS #1 section B.2.1), `size` bytes."""
-    blocks = range(-(-size // DIGEST_SIZE))
-    return b"".join(hashlib.sha1(seed + i.to_bytes(4, "big")).digest() for i in blocks)[:size]
+__all__ = ["OVERHEAD", "mgf1", "oaep_decode", "oaep_encode", "xor"]
 
 
-def xor(data: bytes, mask: bytes) -> bytes:
-    """Both byte strings, of one length, added modulo 2."""
-    return (int.from_bytes(data, "big") ^ int.from_bytes(mask, "big")).to_bytes(len(data), "big")
-
-
-_OVERHEAD: Final = 2 * DIGEST_SIZE + 1
+OVERHEAD: Final = 2 * DIGEST_SIZE + 1
+"""Bytes that an encoded message is longer than the message, at least."""
 
 
 def oaep_encode(message: bytes, size: int, label_digest: bytes, seed: bytes) -> bytes:
@@ -42,7 +32,7 @@ def oaep_encode(message: bytes, size: int, label_digest: bytes, seed: bytes) -> 
     Raises:
         ValueError: the message is too long.
     """
-    gap = size - len(message) - _OVERHEAD
+    gap = size - len(message) - OVERHEAD
     if gap < 0:
         raise ValueError("too long to encode")
     block = label_digest + bytes(gap) + b"\x01" + message
@@ -60,7 +50,7 @@ def oaep_decode(encoded: bytes, label_digest: bytes | None = None) -> tuple[byte
     Raises:
         ValueError: it is no such encoding.
     """
-    if len(encoded) < _OVERHEAD:
+    if len(encoded) < OVERHEAD:
         raise ValueError("too short")
     masked_seed, masked = encoded[:DIGEST_SIZE], encoded[DIGEST_SIZE:]
     seed = xor(masked_seed, mgf1(masked, DIGEST_SIZE))

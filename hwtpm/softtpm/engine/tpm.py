@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import hwtpm.tpm12.commands  # noqa: F401 - fills the table
 from hwtpm.clock import Clock, RealClock
 from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
-from hwtpm.softtpm.engine import chapters, selftest
+from hwtpm.softtpm.engine import auditing, chapters, selftest
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, Serves, Tail
 from hwtpm.softtpm.engine.daa_sessions import MAX_DAA_SESSIONS, DaaSession
 from hwtpm.softtpm.engine.entropy import Entropy, SystemEntropy
@@ -25,7 +26,7 @@ from hwtpm.softtpm.engine.handles import HandleTable
 from hwtpm.softtpm.engine.keys import MAX_KEYS, LoadedKey
 from hwtpm.softtpm.engine.lockout import Lockout
 from hwtpm.softtpm.engine.pcrs import HASH_START_PCRS
-from hwtpm.softtpm.engine.rsa import load_root_key
+from hwtpm.softtpm.engine.rsa import load_root_key, load_stored_key
 from hwtpm.softtpm.engine.sessions import MAX_SESSIONS, Session
 from hwtpm.softtpm.engine.state import (
     ZERO_DIGEST,
@@ -33,15 +34,21 @@ from hwtpm.softtpm.engine.state import (
     Stclear,
     decode_permanent,
     encode_permanent,
-    encode_saved,
     fresh_permanent,
 )
-from hwtpm.tpm12.auth import response_digest, session_hmac
+from hwtpm.softtpm.engine.transports import MAX_TRANSPORTS, TransportSession
+from hwtpm.softtpm.engine.volatile import encode_saved, export_volatile, import_volatile
+from hwtpm.tpm12.auth import request_digest, response_digest, session_hmac
 from hwtpm.tpm12.const import MAX_FRAME, KeyHandleValue, ResourceType, Tag
-from hwtpm.tpm12.frame import AUTH_REQUEST_SIZE, HEADER_SIZE, error_response
+from hwtpm.tpm12.frame import (
+    AUTH_REQUEST_SIZE,
+    AUTH_RESPONSE_SIZE,
+    HEADER_SIZE,
+    error_response,
+)
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE, Authorises, Command
-from hwtpm.tpm12.types import PcrSelection
+from hwtpm.tpm12.types import CurrentTicks, PcrSelection
 from hwtpm.wire import Fault, Struct, WireError
 
 __all__ = ["Engine"]
@@ -57,6 +64,12 @@ _RC_OF_FAULT: Final = {
 }
 
 _IN_FAILURE_MODE: Final = ("TPM_GetTestResult", "TPM_GetCapability")
+_EXECUTE_TRANSPORT: Final = TABLE["TPM_ExecuteTransport"].ordinal
+_OF_TRANSPORT: Final = (_EXECUTE_TRANSPORT, TABLE["TPM_ReleaseTransportSigned"].ordinal)
+_SAVE_STATE: Final = TABLE["TPM_SaveState"].ordinal
+_PROVEN_KEYS: Final = (Authorises.KEY, Authorises.KEY_TO_READ)
+_KEYS: Final = (*_PROVEN_KEYS, Authorises.KEY_LATER)
+TICK_RATE_US: Final = 1
 # Any other command ends a SHA-1 calculation (Part 3 section 13.1).
 _GOES_ON_WITH_SHA1: Final = frozenset(
     TABLE[name].ordinal for name in ("TPM_SHA1Update", "TPM_SHA1Complete", "TPM_SHA1CompleteExtend")
@@ -91,6 +104,9 @@ class Engine:
         self.keys: HandleTable[LoadedKey] = HandleTable(
             self.random, ResourceType.KEY, MAX_KEYS, Rc.NOSPACE
         )
+        self.transports: HandleTable[TransportSession] = HandleTable(
+            self.random, ResourceType.TRANS, MAX_TRANSPORTS, Rc.RESOURCES
+        )
         self.daa: HandleTable[DaaSession] = HandleTable(
             self.random, ResourceType.DAA_TPM, MAX_DAA_SESSIONS, Rc.RESOURCES
         )
@@ -101,11 +117,14 @@ class Engine:
         self.failure = ""  # why the TPM is in failure mode; empty when it is not
         self.untested = True  # TPM_ContinueSelfTest has something left to do
         self.saved: Stclear | None = None  # what the storage holds for TPM_Startup(ST_STATE)
+        self._saved_changes = 0  # `_changes` of what it holds
         self.sha1_thread: hashlib._Hash | None = None
+        self.sha1_within: TransportSession | None = None  # where TPM_SHA1Start came
         self.tick_nonce = ZERO_DIGEST
         self.ticks_start_s = 0.0
         self._roots: dict[int, tuple[object, LoadedKey]] = {}
         self._auth_failed = False
+        self._audited = auditing.Audited()
         self._measurement: hashlib._Hash | None = None  # between TPM_HASH_START and TPM_HASH_END
         self._open = True
 
@@ -125,6 +144,8 @@ class Engine:
         else:
             permanent = decode_permanent(blob)
         self.permanent = permanent
+        for key in permanent.owner_evict:
+            self.keys.put_later(key.handle, partial(load_stored_key, key))
         self.lockout.resume(permanent.auth_failures)
         self.tick_nonce = self.random(20)
         self.ticks_start_s = self.clock.now()
@@ -142,9 +163,11 @@ class Engine:
         self._measurement = None
 
     def forget_volatile(self) -> None:
-        """Drop sessions, loaded keys and a SHA-1 calculation."""
+        """Drop sessions, loaded keys, root keys made ready for use and a SHA-1 calculation."""
+        self._roots.clear()
         self.sessions.clear()
         self.keys.clear()
+        self.transports.clear()
         self.daa.clear()
         self.sha1_thread = None
 
@@ -194,6 +217,12 @@ class Engine:
         )
 
     @property
+    def current_ticks(self) -> CurrentTicks:
+        """The tick counter now; it starts at power-on (Part 2 section 15.1)."""
+        ticks = int((self.clock.now() - self.ticks_start_s) * 1_000_000 / TICK_RATE_US)
+        return CurrentTicks(ticks, TICK_RATE_US, self.tick_nonce)
+
+    @property
     def owned(self) -> bool:
         """True if there is an owner (and so an SRK)."""
         return self.permanent.srk is not None
@@ -236,11 +265,15 @@ class Engine:
         """Count a wrong authorisation towards the dictionary-attack lockout."""
         self._auth_failed = True
 
+    def end_sessions(self, ends: Callable[[Session], bool]) -> None:
+        """End the authorisation sessions that `ends` tells."""
+        for session in self.sessions:
+            if ends(session):
+                self.sessions.drop(session.handle)
+
     def end_sessions_of(self, entity: tuple[int, bytes]) -> None:
         """End the sessions bound to an entity whose AuthData changed or that is gone."""
-        for session in self.sessions:
-            if session.entity == entity:
-                self.sessions.drop(session.handle)
+        self.end_sessions(lambda session: session.entity == entity)
 
     def drop_key(self, loaded: LoadedKey) -> None:
         """Forget a loaded key and the OSAP sessions bound to it."""
@@ -262,25 +295,64 @@ class Engine:
         tails: list[Tail] = []
         self._auth_failed = False
         try:
-            return self._run(command, locality, tails)
+            answer, effects = self._run(command, locality, tails, None)
+            self._commit(permanent, changing=bool(effects))
         except Refuse as verdict:
             self.permanent, self.stclear = permanent, stclear
             if not verdict.rc & NON_FATAL:
                 self._close_sessions_of(tails)
             if self._auth_failed:
+                # If storing raises, the count stays in memory all the same: a full disk must not
+                # give an attacker unlimited tries.
                 self._count_auth_failure()
+                self._commit(permanent)
             return error_response(verdict.rc)
         except BaseException:
             self.permanent, self.stclear = permanent, stclear
             self._close_sessions_of(tails)
+            if self._auth_failed:
+                self._count_auth_failure()
             raise
+        for effect in effects:
+            effect()
+        return answer
+
+    def execute_within(self, outer: Call, transport: TransportSession, command: bytes) -> bytes:
+        """The response to a command that a transport session wraps; `outer` wraps it.
+
+        What a refused command changed is forgotten here; the rest becomes durable, and sessions
+        end or roll on, with the outer command.
+        """
+        permanent, stclear = self.permanent, self.stclear
+        tails: list[Tail] = []
+        try:
+            answer, effects = self._run(command, outer.locality, tails, transport)
+        except Refuse as verdict:
+            self.permanent, self.stclear = permanent, stclear
+            if not verdict.rc & NON_FATAL:
+                outer.after(lambda: self._close_sessions_of(tails))
+            if self._auth_failed:
+                self._count_auth_failure()
+            return error_response(verdict.rc)
+        outer.deferred += effects
+        return answer
 
     def _close_sessions_of(self, tails: list[Tail]) -> None:
         for tail in tails:
-            self.sessions.drop(tail.handle)
+            self._drop_session(tail.handle)
 
-    def _commit(self, before: Permanent) -> None:
-        if self.saved is not None and self.stclear is not self.saved:
+    @property
+    def _changes(self) -> int:
+        """Grows whenever something is loaded or unloaded."""
+        return (
+            self.sessions.changes + self.keys.changes + self.transports.changes + self.daa.changes
+        )
+
+    def _commit(self, before: Permanent, *, changing: bool = False) -> None:
+        """Make the state durable; `changing` says that sessions or keys are about to change."""
+        if self.saved is not None and (
+            changing or self.stclear is not self.saved or self._changes != self._saved_changes
+        ):
             # SaveState 3.3: what is saved is not what the TPM now has.
             self.storage.delete(StateName.SAVED)
             self.saved = None
@@ -288,13 +360,14 @@ class Engine:
             self.storage.store(StateName.PERMANENT, encode_permanent(self.permanent))
 
     def _count_auth_failure(self) -> None:
-        # If storing raises, the count stays in memory all the same: a full disk must not give an
-        # attacker unlimited tries.
-        before = self.permanent
-        self.permanent = replace(before, auth_failures=self.lockout.failed(before.auth_failures))
-        self._commit(before)
+        permanent = self.permanent
+        failures = self.lockout.failed(permanent.auth_failures)
+        self.permanent = replace(permanent, auth_failures=failures)
 
-    def _run(self, command: bytes, locality: int, tails: list[Tail]) -> bytes:
+    def _run(
+        self, command: bytes, locality: int, tails: list[Tail], within: TransportSession | None
+    ) -> tuple[bytes, list[Callable[[], object]]]:
+        """The response of a command that succeeds, and what is to happen once it is durable."""
         if not 0 <= locality <= 4:
             raise Refuse(Rc.BAD_LOCALITY)
         size = len(command)
@@ -303,10 +376,13 @@ class Engine:
         tag, declared, ordinal = _HEADER.unpack_from(command)
         if declared != size:
             raise Refuse(Rc.BAD_PARAM_SIZE)
+        stclear = self.stclear
+        if stclear is not None and stclear.exclusive_transport and within is None:
+            self._end_exclusive_transport(stclear.exclusive_transport, ordinal, command)
         count = tag - Tag.RQU_COMMAND
         if not 0 <= count <= 2:
             raise Refuse(Rc.BADTAG)
-        if self.sha1_thread is not None and ordinal not in _GOES_ON_WITH_SHA1:
+        if self.sha1_thread is not None and not self._goes_on_with_sha1(ordinal, within):
             self.sha1_thread = None
         served = ACTIONS.get(ordinal)
         if served is None:
@@ -324,20 +400,40 @@ class Engine:
             raise Refuse(Rc.BADTAG)
         if size - end != count * AUTH_REQUEST_SIZE:
             raise Refuse(Rc.BAD_PARAM_SIZE)
-        before = self.permanent
-        call = Call(self, row, command[HEADER_SIZE + layout.head_size : end], locality, tails)
+        params = command[HEADER_SIZE + layout.head_size : end]
+        call = Call(self, row, params, locality, tails, within)
         if count:
             self._open_tails(call, command, end, count)
         if layout.handles or count:
             self._authorise(row, call, command)
+        # Before the action: TPM_SetOrdinalAuditStatus may change what is audited (8.1).
+        audited = ordinal in self._audited.of(self.permanent)
+        if audited and ordinal == _SAVE_STATE:
+            auditing.record(self, call.digest)  # 8.1: what is saved has the event already
         reply = served.action(call, request)
-        answer, nonces = self._answer(call, reply)
-        self._commit(before)
-        for effect in call.deferred:
-            effect()
+        answer = self._answer(call, reply)
+        if audited and ordinal != _SAVE_STATE:
+            self._audit(call, answer, reply)
         if count:
-            self._roll_sessions(call, nonces)
-        return answer
+            call.after(lambda: self._roll_sessions(call))
+        return answer, call.deferred
+
+    def _goes_on_with_sha1(self, ordinal: int, within: TransportSession | None) -> bool:
+        """Whether the command leaves a SHA-1 calculation alone: it takes place outside of transport
+        sessions or within one, and what counts is the wrapped command (13.1)."""
+        if ordinal == _EXECUTE_TRANSPORT:
+            return True
+        return ordinal in _GOES_ON_WITH_SHA1 and within is self.sha1_within
+
+    def _end_exclusive_transport(self, handle: int, ordinal: int, command: bytes) -> None:
+        """End the exclusive transport session, unless the command belongs to it (Part 2 7.3)."""
+        target = command[-AUTH_REQUEST_SIZE:][:4]
+        if ordinal in _OF_TRANSPORT and target == handle.to_bytes(4, "big"):
+            return
+        session = self.transports.get(handle)
+        # The handle may outlive the session, and be another's by now.
+        if session is not None and session.exclusive:
+            self.transports.drop(handle)
 
     def _check_state(self, served: Serves) -> None:
         if self.failure and served.row.name not in _IN_FAILURE_MODE:
@@ -364,11 +460,14 @@ class Engine:
         wanted = row.authorises
         at = HEADER_SIZE
         for entity in wanted:
-            if entity is Authorises.KEY:
+            if entity in _KEYS:
                 call.keys.append(self.key(int.from_bytes(command[at : at + 4], "big")))
                 at += 4
-        for tail in call.tails:
-            session = self.sessions.get(tail.handle)
+        for number, tail in enumerate(call.tails, 1):
+            if wanted[-1:] == (Authorises.TRANSPORT,) and number == len(call.tails):
+                session: Session | None = self.transports.get(tail.handle)
+            else:
+                session = self.sessions.get(tail.handle)
             if session is None:
                 raise Refuse(Rc.INVALID_AUTHHANDLE)
             call.sessions.append(session)
@@ -382,55 +481,92 @@ class Engine:
             elif entity is Authorises.SRK:
                 srk = self.root_key(KeyHandleValue.SRK)
                 missing = self._authorise_key(call, srk, missing)
-            elif entity is Authorises.KEY:
-                missing = self._authorise_key(call, next(keys), missing)
+            elif entity in _PROVEN_KEYS:
+                reads = entity is Authorises.KEY_TO_READ
+                missing = self._authorise_key(call, next(keys), missing, reads=reads)
 
-    def _authorise_key(self, call: Call, key: LoadedKey, missing: int) -> int:
+    def _authorise_key(
+        self, call: Call, key: LoadedKey, missing: int, *, reads: bool = False
+    ) -> int:
         """Prove a key's AuthData, unless the key needs none and its session was left out."""
         if missing > 0:
-            if key.needs_auth:
+            if key.needs_auth_to_read if reads else key.needs_auth:
                 raise Refuse(Rc.AUTHFAIL)
             return missing - 1
-        call.authorise(key.usage_auth, key.entity)
+        call.authorise_key(key)
         return missing
 
-    def _answer(self, call: Call, reply: Struct) -> tuple[bytes, list[bytes]]:
-        """The response, and the sessions' new nonces that it announces."""
+    def _answer(self, call: Call, reply: Struct) -> bytes:
         out = bytearray(HEADER_SIZE)
         layout = reply.layout
         layout.write(reply, out)
         tails = call.tails
-        nonces: list[bytes] = []
         if tails:
             params = bytes(out[HEADER_SIZE + layout.head_size :])
-            digest = response_digest(Rc.SUCCESS, call.row.ordinal, params)
+            digest = call.out_digest or response_digest(Rc.SUCCESS, call.row.ordinal, params)
             for tail in tails:
-                nonce = self.random(20)
+                nonce = tail.nonce_even = tail.nonce_even or self.random(20)
                 out += nonce
                 out.append(tail.continue_session)
                 out += session_hmac(tail.key, digest, nonce, tail.nonce_odd, tail.continue_session)
-                nonces.append(nonce)
         _HEADER.pack_into(out, 0, Tag.RSP_COMMAND + len(tails), len(out), 0)
-        return bytes(out), nonces
+        return bytes(out)
 
-    def _roll_sessions(self, call: Call, nonces: list[bytes]) -> None:
-        for session, tail, nonce in zip(call.sessions, call.tails, nonces, strict=True):
+    def _audit(self, call: Call, answer: bytes, reply: Struct) -> None:
+        ordinal = call.row.ordinal
+        if call.audited is not None:
+            auditing.record(self, *call.audited)
+        elif call.within is not None and call.within.encrypts:
+            # Part 1 on transport sessions: of a command that travels encrypted, only the ordinal.
+            digest = response_digest(Rc.SUCCESS, ordinal, b"")
+            auditing.record(self, request_digest(ordinal, b""), digest)
+        else:
+            params = answer[
+                HEADER_SIZE + reply.layout.head_size : len(answer)
+                - AUTH_RESPONSE_SIZE * len(call.tails)
+            ]
+            auditing.record(self, call.digest, response_digest(Rc.SUCCESS, ordinal, params))
+
+    def _roll_sessions(self, call: Call) -> None:
+        for session, tail in zip(call.sessions, call.tails, strict=True):
             if tail.continue_session:
-                session.nonce_even = nonce
+                session.nonce_even = tail.nonce_even
             else:
-                self.sessions.drop(session.handle)
+                self._drop_session(session.handle)
+
+    def _drop_session(self, handle: int) -> None:
+        if not self.sessions.drop(handle):
+            self.transports.drop(handle)
 
     # --- the saved state -----------------------------------------------------------------------
 
     def save_state(self) -> None:
-        """Durably keep the state since TPM_Startup for TPM_Startup(ST_STATE)."""
-        self.storage.store(StateName.SAVED, encode_saved(self.volatile))
-        self.saved = self.stclear
+        """Durably keep the state since TPM_Startup, and all that is loaded, for
+        TPM_Startup(ST_STATE)."""
+        self.storage.store(StateName.SAVED, encode_saved(self))
+        self.saved, self._saved_changes = self.stclear, self._changes
 
     def forget_saved_state(self) -> None:
         """Durably forget what `save_state` kept, in this power cycle or an earlier one."""
         self.storage.delete(StateName.SAVED)
         self.saved = None
+
+    # --- going on in another process -----------------------------------------------------------
+
+    @property
+    def measuring(self) -> bool:
+        """True between TPM_HASH_START and TPM_HASH_END."""
+        return self._measurement is not None
+
+    def export_volatile(self) -> bytes:
+        """See `SoftwareTpm.export_volatile`."""
+        self._require_power()
+        return export_volatile(self)
+
+    def import_volatile(self, blob: bytes) -> None:
+        """See `SoftwareTpm.import_volatile`."""
+        self._require_open()
+        import_volatile(self, blob)
 
     # --- the platform's side: establishment and the locality 4 hash --------------------------
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command, declare
-from hwtpm.tpm12.types import CurrentTicks
+from hwtpm.tpm12.table import Authorises, Duration, Request, Rule, command
+from hwtpm.tpm12.types import CurrentTicks, Data, Digest, KeyHandle, Nonce
 from hwtpm.wire import Struct, structure
 
 __all__ = [
     "GetTicks",
     "GetTicksReply",
+    "TickStampBlob",
+    "TickStampBlobReply",
 ]
 
 
@@ -24,4 +26,26 @@ class GetTicks(Request[GetTicksReply]):
     """Read the tick counter."""
 
 
-declare(0xF2, "TPM_TickStampBlob", "23.2", Duration.MEDIUM, (0, 1), Rule.PCR_ENFORCED)
+@structure("TPM_TickStampBlob reply", ref="Part 3, 23.2")
+class TickStampBlobReply(Struct):
+    """Reply of TickStampBlob."""
+
+    current_ticks: CurrentTicks
+    sig: Data
+
+
+@command(
+    0xF2,
+    "TPM_TickStampBlob",
+    "23.2",
+    Duration.MEDIUM,
+    (0, 1),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY,),
+)
+class TickStampBlob(Request[TickStampBlobReply]):
+    """Sign a digest together with the tick counter."""
+
+    key_handle: KeyHandle
+    anti_replay: Nonce
+    digest_to_stamp: Digest

@@ -34,7 +34,7 @@ _MAX_UPDATE: Final = _MAX_DATA // _BLOCK * _BLOCK
 @serves(SHA1Start)
 def sha1_start(call: Call, request: SHA1Start) -> SHA1StartReply:
     """13.1."""
-    call.tpm.sha1_thread = hashlib.sha1()
+    call.tpm.sha1_thread, call.tpm.sha1_within = hashlib.sha1(), call.within
     return SHA1StartReply(_MAX_UPDATE)
 
 
