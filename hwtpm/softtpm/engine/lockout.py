@@ -47,6 +47,21 @@ class Lockout:
         """True while TPM_ResetLockValue is refused too."""
         return self._reset_blocked and self.active(count)
 
+    @property
+    def wait_us(self) -> int:
+        """Microseconds until the wait is over."""
+        return max(0, int((self._until_s - self._clock.now()) * 1_000_000))
+
+    @property
+    def is_reset_blocked(self) -> bool:
+        """True if TPM_ResetLockValue is refused for as long as the wait lasts."""
+        return self._reset_blocked
+
+    def go_on(self, wait_us: int, *, reset_blocked: bool) -> None:
+        """Go on with the wait that another one had left."""
+        self._until_s = self._clock.now() + wait_us / 1_000_000
+        self._reset_blocked = reset_blocked
+
     def active(self, count: int) -> bool:
         """True while authorised commands are refused."""
         return count > THRESHOLD and self._clock.now() < self._until_s

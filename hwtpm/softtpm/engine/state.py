@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Final
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Final, TypeVar
 
 from hwtpm.errors import StateError
-from hwtpm.tpm12.const import DIGEST_SIZE, NUM_PCRS, KeyHandleValue
+from hwtpm.tpm12.const import DIGEST_SIZE, KeyHandleValue
 from hwtpm.tpm12.table import TABLE, Rule
 from hwtpm.tpm12.types import (
     U8,
@@ -24,7 +24,6 @@ from hwtpm.tpm12.types import (
     AuthValue,
     Bool,
     CounterValue,
-    Digest,
     Key,
     Nonce,
     NvDataPublic,
@@ -36,6 +35,7 @@ from hwtpm.tpm12.types.delegation import DelegateTableRow, FamilyTableEntry
 from hwtpm.wire import Array, Blob, Fixed, Nested, SizedNested, Struct, Uint, WireError, structure
 
 __all__ = [
+    "AES_KEY_SIZE",
     "MAX_AUDITED",
     "MAX_CONTEXTS",
     "MAX_COUNTERS",
@@ -43,24 +43,23 @@ __all__ = [
     "MAX_FAMILIES",
     "MAX_NV_AREAS",
     "MAX_NV_BYTES",
+    "MAX_OWNER_EVICT",
     "NV_AREA_OVERHEAD",
     "Counter",
     "DelegateSlot",
     "NvArea",
     "Permanent",
     "RootKey",
-    "Saved",
     "Stclear",
     "StoredKey",
     "decode_permanent",
-    "decode_saved",
     "encode_permanent",
-    "encode_saved",
     "fresh_permanent",
+    "open_blob",
+    "seal_blob",
 ]
 
 _MAGIC_PERMANENT: Final = b"HWTPM12\0"
-_MAGIC_SAVED: Final = b"HWTPM12S"
 _VERSION: Final = 2
 _SUM_SIZE: Final = 32
 _RESTORE: Final = "restore it from a backup; nothing was overwritten"
@@ -74,17 +73,18 @@ MAX_COUNTERS: Final = 8
 MAX_FAMILIES: Final = 16
 MAX_DELEGATE_ROWS: Final = 4
 MAX_AUDITED: Final = 128
-MAX_OWNER_EVICT: Final = 4
-MAX_CONTEXTS: Final = 16
-"""TPM_MIN_SESSION_LIST: saved sessions that the TPM keeps count of."""
-_AES_KEY_SIZE: Final = 16
+MAX_OWNER_EVICT: Final = 10
+"""As libtpms: half the key slots stay free for everybody."""
+MAX_CONTEXTS: Final = 128
+"""Saved sessions that the TPM keeps count of, as libtpms; TPM_MIN_SESSION_LIST is 16."""
+AES_KEY_SIZE: Final = 16
 MAX_NV_AREAS: Final = 256
 MAX_NV_BYTES: Final = 32768
 """What all NV areas may hold together, `NV_AREA_OVERHEAD` for each of them included."""
 NV_AREA_OVERHEAD: Final = 96
 
 
-_AesKey = Annotated[bytes, Fixed("AES key", _AES_KEY_SIZE, secret=True)]
+_AesKey = Annotated[bytes, Fixed("AES key", AES_KEY_SIZE, secret=True)]
 
 
 @structure("root key", ref=_REF)
@@ -171,10 +171,19 @@ class Permanent(Struct):
         return replace(
             self,
             tpm_proof=random(DIGEST_SIZE),
-            context_key=random(_AES_KEY_SIZE),
-            delegate_key=random(_AES_KEY_SIZE),
-            daa_blob_key=random(_AES_KEY_SIZE),
+            context_key=random(AES_KEY_SIZE),
+            delegate_key=random(AES_KEY_SIZE),
+            daa_blob_key=random(AES_KEY_SIZE),
             daa_proof=random(DIGEST_SIZE),
+        )
+
+    def with_new_daa_secrets(self, random: Callable[[int], bytes]) -> Permanent:
+        """The state with new values in what DAA credentials of this TPM depend on."""
+        return replace(
+            self,
+            daa_seed=random(DIGEST_SIZE),
+            daa_proof=random(DIGEST_SIZE),
+            daa_blob_key=random(AES_KEY_SIZE),
         )
 
     def nv_area(self, index: int) -> NvArea | None:
@@ -222,6 +231,14 @@ class Permanent(Struct):
     def without_counter(self, handle: int) -> Permanent:
         """The state without that counter."""
         return replace(self, counters=tuple(c for c in self.counters if c.handle != handle))
+
+    def keeps_key(self, handle: int) -> bool:
+        """True if the owner has the loaded key with that handle stay (ownerEvict)."""
+        return any(key.handle == handle for key in self.owner_evict)
+
+    def without_key(self, handle: int) -> Permanent:
+        """The state in which the owner does not have that key stay."""
+        return replace(self, owner_evict=tuple(k for k in self.owner_evict if k.handle != handle))
 
 
 def fresh_permanent(random: Callable[[int], bytes]) -> Permanent:
@@ -272,26 +289,36 @@ def fresh_permanent(random: Callable[[int], bytes]) -> Permanent:
         delegations=(),
         last_family_id=0,
         owner_evict=(),
-        context_key=bytes(_AES_KEY_SIZE),
-        delegate_key=bytes(_AES_KEY_SIZE),
-        daa_blob_key=bytes(_AES_KEY_SIZE),
+        context_key=bytes(AES_KEY_SIZE),
+        delegate_key=bytes(AES_KEY_SIZE),
+        daa_blob_key=bytes(AES_KEY_SIZE),
         daa_proof=ZERO_DIGEST,
     )
     return state.with_new_secrets(random)
 
 
-def _seal(magic: bytes, body: bytes) -> bytes:
-    blob = magic + _VERSION.to_bytes(2, "big") + body
+S = TypeVar("S", bound=Struct)
+
+
+def seal_blob(magic: bytes, state: Struct) -> bytes:
+    """A structure as a blob: magic, format version, body, checksum."""
+    blob = magic + _VERSION.to_bytes(2, "big") + state.encode()
     return blob + hashlib.sha256(blob).digest()
 
 
-def _unseal(magic: bytes, blob: bytes, what: str) -> bytes:
+def open_blob(magic: bytes, blob: bytes, kind: type[S], what: str) -> S:
+    """What `seal_blob` was given; `what` names the state in errors.
+
+    Raises:
+        StateError: the blob is not one of that kind, is damaged, or comes from another version.
+    """
     if blob[: len(magic)] != magic:
         raise StateError(
             f"the {what} state is not one of this engine; nothing was overwritten",
             hint="open it with the engine that wrote it, or use another directory",
         )
-    version = int.from_bytes(blob[len(magic) : len(magic) + 2], "big")
+    start = len(magic) + 2
+    version = int.from_bytes(blob[len(magic) : start], "big")
     if version != _VERSION:
         raise StateError(
             f"the {what} state has format {version}, this program knows format {_VERSION}",
@@ -299,12 +326,15 @@ def _unseal(magic: bytes, blob: bytes, what: str) -> bytes:
         )
     if hashlib.sha256(blob[:-_SUM_SIZE]).digest() != blob[-_SUM_SIZE:]:
         raise StateError(f"the {what} state is damaged: its checksum is wrong", hint=_RESTORE)
-    return blob[len(magic) + 2 : -_SUM_SIZE]
+    try:
+        return kind.decode(blob[start:-_SUM_SIZE])
+    except WireError as error:
+        raise StateError(f"the {what} state is damaged: {error.message}", hint=_RESTORE) from error
 
 
 def encode_permanent(state: Permanent) -> bytes:
     """The permanent blob."""
-    return _seal(_MAGIC_PERMANENT, state.encode())
+    return seal_blob(_MAGIC_PERMANENT, state)
 
 
 def decode_permanent(blob: bytes) -> Permanent:
@@ -313,13 +343,7 @@ def decode_permanent(blob: bytes) -> Permanent:
     Raises:
         StateError: the blob is not one, is damaged, or comes from another version.
     """
-    body = _unseal(_MAGIC_PERMANENT, blob, "permanent")
-    try:
-        return Permanent.decode(body)
-    except WireError as error:
-        raise StateError(
-            f"the permanent state is damaged: {error.message}", hint=_RESTORE
-        ) from error
+    return open_blob(_MAGIC_PERMANENT, blob, Permanent, "permanent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,9 +365,18 @@ class Stclear:
     context_nonce_key: bytes = ZERO_DIGEST
     context_nonce_session: bytes = ZERO_DIGEST
     context_count: int = 0
-    context_list: tuple[int, ...] = (0,) * MAX_CONTEXTS
+    context_list: tuple[int, ...] = ()  # counts of the saved sessions that may come back
     deferred_presence: int = 0
     exclusive_transport: int = 0  # handle of the exclusive transport session
+    # What the context commands of version 1.1 save ends with the power and with TPM_Reset.
+    old_context_key: bytes = field(default=b"", repr=False)  # AES key, made at the first of them
+    old_context_list: tuple[int, ...] = ()  # the entries of context_list that are theirs
+
+    def without_old_contexts(self) -> Stclear:
+        """The state in which nothing comes back that TPM_SaveKeyContext or TPM_SaveAuthContext
+        saved."""
+        kept = tuple(count for count in self.context_list if count not in self.old_context_list)
+        return replace(self, context_list=kept, old_context_key=b"", old_context_list=())
 
     def with_pcr(self, index: int, value: bytes) -> Stclear:
         """The state with one PCR changed."""
@@ -364,70 +397,6 @@ class Stclear:
             self.context_list,
             self.deferred_presence,
             self.exclusive_transport,
+            self.old_context_key,
+            self.old_context_list,
         )
-
-
-@structure("saved state", ref=_REF)
-class Saved(Struct):
-    """What TPM_SaveState keeps for TPM_Startup(ST_STATE)."""
-
-    flags: StclearFlags
-    pcrs: Annotated[bytes, Fixed("TPM_PCRVALUE[24]", NUM_PCRS * DIGEST_SIZE)]
-    active_counter: U32
-    owner_reference: U32
-    read_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
-    write_locked: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_NV_AREAS)]
-    audit_digest: Digest
-    context_nonce_key: Nonce
-    context_nonce_session: Nonce
-    context_count: U32
-    context_list: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_CONTEXTS)]
-    deferred_presence: U32
-
-
-def encode_saved(state: Stclear) -> bytes:
-    """The blob that TPM_SaveState stores."""
-    return _seal(
-        _MAGIC_SAVED,
-        Saved(
-            state.flags,
-            b"".join(state.pcrs),
-            state.active_counter,
-            state.owner_reference,
-            tuple(sorted(state.read_locked)),
-            tuple(sorted(state.write_locked)),
-            state.audit_digest,
-            state.context_nonce_key,
-            state.context_nonce_session,
-            state.context_count,
-            state.context_list,
-            state.deferred_presence,
-        ).encode(),
-    )
-
-
-def decode_saved(blob: bytes) -> Stclear:
-    """The state in a saved blob.
-
-    Raises:
-        StateError: the blob is not one, is damaged, or comes from another version.
-    """
-    body = _unseal(_MAGIC_SAVED, blob, "saved")
-    try:
-        saved = Saved.decode(body)
-    except WireError as error:
-        raise StateError(f"the saved state is damaged: {error.message}", hint=_RESTORE) from error
-    return Stclear(
-        saved.flags,
-        tuple(saved.pcrs[at : at + DIGEST_SIZE] for at in range(0, len(saved.pcrs), DIGEST_SIZE)),
-        saved.active_counter,
-        saved.owner_reference,
-        frozenset(saved.read_locked),
-        frozenset(saved.write_locked),
-        audit_digest=saved.audit_digest,
-        context_nonce_key=saved.context_nonce_key,
-        context_nonce_session=saved.context_nonce_session,
-        context_count=saved.context_count,
-        context_list=saved.context_list,
-        deferred_presence=saved.deferred_presence,
-    )

@@ -1,9 +1,10 @@
-"""Eviction (Part 3 section 22) and TPM_Terminate_Handle (section 27.1.2)."""
+"""Eviction (Part 3 section 22) and what it replaced (sections 27.1.1 and 27.1.2)."""
 
 from __future__ import annotations
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
-from hwtpm.tpm12.commands.deprecated import TerminateHandle
+from hwtpm.softtpm.engine.contexts import uncounted
+from hwtpm.tpm12.commands.deprecated import EvictKey, TerminateHandle
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.const import ResourceType
 from hwtpm.tpm12.rc import Rc
@@ -12,27 +13,50 @@ from hwtpm.tpm12.table import NoReply
 __all__: list[str] = []
 
 
-def _close_session(call: Call, handle: int) -> NoReply:
-    if not call.tpm.sessions.drop(handle):
-        raise Refuse(Rc.INVALID_AUTHHANDLE)
+def _drop_key(call: Call, handle: int, missing: Rc) -> None:
+    tpm = call.tpm
+    key = tpm.keys.get(handle)
+    if key is None:
+        raise Refuse(missing)
+    if tpm.permanent.keeps_key(handle):
+        raise Refuse(Rc.KEY_OWNER_CONTROL)
+    tpm.drop_key(key)
+
+
+@serves(EvictKey)
+def evict_key(call: Call, request: EvictKey) -> NoReply:
+    """27.1.1."""
+    _drop_key(call, request.evict_handle, Rc.INVALID_KEYHANDLE)
     return NoReply()
 
 
 @serves(TerminateHandle)
 def terminate_handle(call: Call, request: TerminateHandle) -> NoReply:
     """27.1.2."""
-    return _close_session(call, request.handle)
+    if not call.tpm.sessions.drop(request.handle):
+        raise Refuse(Rc.INVALID_AUTHHANDLE)
+    return NoReply()
 
 
 @serves(FlushSpecific)
 def flush_specific(call: Call, request: FlushSpecific) -> NoReply:
-    """22.1."""
-    if request.resource_type == ResourceType.AUTH:
-        return _close_session(call, request.handle)
-    if request.resource_type == ResourceType.KEY:
-        key = call.tpm.keys.get(request.handle)
-        if key is None:
-            raise Refuse(Rc.BAD_PARAMETER)
-        call.tpm.drop_key(key)
-        return NoReply()
-    raise Refuse(Rc.INVALID_RESOURCE)
+    """22.1. For a session that is not there client software knows INVALID_AUTHHANDLE from all
+    chips, where action 7 says BAD_PARAMETER."""
+    tpm, handle = call.tpm, request.handle
+    match request.resource_type:
+        case ResourceType.CONTEXT:
+            tpm.stclear = uncounted(tpm.volatile, handle, Rc.BAD_PARAMETER)
+        case ResourceType.KEY:
+            _drop_key(call, handle, Rc.BAD_PARAMETER)
+        case ResourceType.AUTH:
+            if not tpm.sessions.drop(handle):
+                raise Refuse(Rc.INVALID_AUTHHANDLE)
+        case ResourceType.TRANS:
+            if not tpm.transports.drop(handle):
+                raise Refuse(Rc.BAD_PARAMETER)
+        case ResourceType.DAA_TPM:
+            if not tpm.daa.drop(handle):
+                raise Refuse(Rc.BAD_PARAMETER)
+        case _:
+            raise Refuse(Rc.INVALID_RESOURCE)
+    return NoReply()

@@ -140,7 +140,11 @@ def clear_owner(call: Call) -> None:
         srk=None,
         counters=(),
         nv_areas=kept,
+        owner_evict=(),
         writes_without_owner=0,
+        restrict_delegate=0,
+        delegations=(),
+        families=(),
         # Not named by the specification: nobody is left who could reset the lockout.
         auth_failures=0,
     )

@@ -8,7 +8,8 @@ from hwtpm.errors import StateError
 from hwtpm.softtpm.base import StateName
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.pcrs import PCR_ATTRIBUTES, initial_pcrs
-from hwtpm.softtpm.engine.state import Stclear, decode_saved
+from hwtpm.softtpm.engine.state import Stclear
+from hwtpm.softtpm.engine.volatile import decode_saved
 from hwtpm.tpm12.commands.startup import SaveState, Startup
 from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.rc import Rc
@@ -30,7 +31,8 @@ def _cleared(*, deactivated: bool) -> Stclear:
 
 
 def _restored(call: Call) -> Stclear:
-    """What TPM_SaveState kept, with the resettable PCRs at their defaults (action 3.c)."""
+    """What TPM_SaveState kept, with the resettable PCRs at their defaults (action 3.c). As in
+    libtpms all that was loaded comes back, saved contexts stay good."""
     tpm = call.tpm
     try:
         blob = tpm.storage.load(StateName.SAVED)
@@ -42,18 +44,21 @@ def _restored(call: Call) -> Stclear:
     except StateError:
         tpm.enter_failure_mode("saved state unusable")
         raise
+    state = saved.since_startup.restore()
     pcrs = tuple(
         initial if attributes.resettable else kept
         for attributes, initial, kept in zip(
-            PCR_ATTRIBUTES, initial_pcrs(), saved.pcrs, strict=True
+            PCR_ATTRIBUTES, initial_pcrs(), state.pcrs, strict=True
         )
     )
-    return replace(saved, pcrs=pcrs)
+    call.after(lambda: saved.resources.load_into(tpm))
+    return replace(state, pcrs=pcrs)
 
 
 @serves(Startup)
 def startup(call: Call, request: Startup) -> NoReply:
-    """3.2. Sessions and loaded keys went with the power; this TPM keeps none across ST_STATE."""
+    """3.2. Sessions and loaded keys went with the power; ST_STATE brings back what was saved, and
+    keys that the owner has stay are there since TPM_Init."""
     tpm = call.tpm
     if tpm.stclear is not None:
         raise Refuse(Rc.INVALID_POSTINIT)
