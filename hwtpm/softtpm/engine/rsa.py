@@ -26,7 +26,7 @@ from hwtpm.tpm12.const import (
     Payload,
 )
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import KeyParms, RsaKeyParms
+from hwtpm.tpm12.types import KeyParms, PubKey, RsaKeyParms
 from hwtpm.wire import WireError
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ __all__ = [
     "primes_of",
     "private_from_prime",
     "private_from_primes",
+    "public_key",
     "rsa_parms",
     "sign_digest",
     "sign_raw",
     "stored_key",
+    "verifies",
 ]
 
 MIN_BITS: Final = 512
@@ -136,6 +138,24 @@ def _is_probable_prime(random: Callable[[int], bytes], odd: int) -> bool:
     return True
 
 
+def public_key(pub: PubKey) -> RSAPublicKey:
+    """A public key that came from outside, of a size that this TPM can use.
+
+    Raises:
+        Refuse: BAD_KEY_PROPERTY; BAD_PARAM_SIZE if its parameters do not decode.
+    """
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    bits = rsa_parms(pub.algorithm_parms).key_length
+    modulus = int.from_bytes(pub.pub_key, "big")
+    if len(pub.pub_key) * 8 != bits or modulus.bit_length() != bits or modulus % 2 == 0:
+        raise Refuse(Rc.BAD_KEY_PROPERTY)
+    try:
+        return rsa.RSAPublicNumbers(DEFAULT_EXPONENT, modulus).public_key()
+    except ValueError:
+        raise Refuse(Rc.BAD_KEY_PROPERTY) from None
+
+
 def modulus_of(public: RSAPublicKey) -> bytes:
     """The modulus, big-endian, as long as the key."""
     return public.public_numbers().n.to_bytes(public.key_size // 8, "big")
@@ -218,6 +238,19 @@ def sign_digest(key: RSAPrivateKey, digest: bytes) -> bytes:
     from cryptography.hazmat.primitives.asymmetric import padding, utils
 
     return key.sign(digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
+
+
+def verifies(key: RSAPublicKey, signature: bytes, digest: bytes) -> bool:
+    """True for the RSASSA-PKCS1-v1_5 signature of that key over a SHA-1 digest."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, utils
+
+    try:
+        key.verify(signature, digest, padding.PKCS1v15(), utils.Prehashed(hashes.SHA1()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def sign_raw(key: RSAPrivateKey, data: bytes) -> bytes:

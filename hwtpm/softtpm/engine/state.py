@@ -25,6 +25,7 @@ from hwtpm.tpm12.types import (
     Bool,
     CounterValue,
     Key,
+    KeyParms,
     Nonce,
     NvDataPublic,
     PermanentFlags,
@@ -36,6 +37,7 @@ from hwtpm.wire import Array, Blob, Fixed, Nested, SizedNested, Struct, Uint, Wi
 
 __all__ = [
     "AES_KEY_SIZE",
+    "MAINTENANCE_KEY_AWAITED",
     "MAX_AUDITED",
     "MAX_CONTEXTS",
     "MAX_COUNTERS",
@@ -152,7 +154,7 @@ class Permanent(Struct):
     writes_without_owner: U8
     auth_failures: U16  # dictionary attack: failures since the last reset
     ek_reset: Nonce  # proves TPM_RevokeTrust; meaningful if flags.enable_revoke_ek
-    maintenance_key: Annotated[PubKey | None, SizedNested(PubKey)]  # manuMaintPub
+    maintenance_key: Annotated[PubKey | None, SizedNested(PubKey)]  # None: no feature
     context_key: _AesKey  # these three are new for each owner
     delegate_key: _AesKey
     daa_blob_key: _AesKey
@@ -241,16 +243,28 @@ class Permanent(Struct):
         return replace(self, owner_evict=tuple(k for k in self.owner_evict if k.handle != handle))
 
 
-def fresh_permanent(random: Callable[[int], bytes]) -> Permanent:
+MAINTENANCE_KEY_AWAITED: Final = PubKey(KeyParms(0, 0, 0, b""), b"")
+"""manuMaintPub of a TPM with the maintenance feature until TPM_LoadManuMaintPub."""
+
+
+def fresh_permanent(random: Callable[[int], bytes], *, maintenance: bool = False) -> Permanent:
     """The state of a TPM that leaves the factory, as PC Client parts do: enabled, activated,
-    without EK and owner, NV not locked."""
+    without EK and owner, NV not locked.
+
+    Args:
+        random: makes n random bytes.
+        maintenance: with the maintenance feature (Part 3 section 12): TPM_LoadManuMaintPub takes
+            one key, and allowMaintenance is TRUE until it is set to FALSE, and again after each
+            clear. Without it nothing that the TPM is told later brings the feature back. Store
+            such a state, by `encode_permanent`, before the TPM is first powered on.
+    """
     flags = PermanentFlags(
         disable=False,
         ownership=True,
         deactivated=False,
         read_pubek=True,
         disable_owner_clear=False,
-        allow_maintenance=False,
+        allow_maintenance=maintenance,
         physical_presence_lifetime_lock=False,
         physical_presence_hw_enable=False,
         physical_presence_cmd_enable=True,
@@ -280,7 +294,7 @@ def fresh_permanent(random: Callable[[int], bytes]) -> Permanent:
         writes_without_owner=0,
         auth_failures=0,
         ek_reset=ZERO_DIGEST,
-        maintenance_key=None,
+        maintenance_key=MAINTENANCE_KEY_AWAITED if maintenance else None,
         daa_seed=random(DIGEST_SIZE),
         restrict_delegate=0,
         audited=tuple(row.ordinal for row in TABLE if Rule.AUDITED in row.rules),

@@ -6,7 +6,6 @@ and 10.5.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -29,7 +28,17 @@ from hwtpm.wire import WireError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-__all__ = ["check_properties", "create_wrapped", "unwrap"]
+__all__ = [
+    "check_properties",
+    "create_wrapped",
+    "new_key",
+    "open_private_part",
+    "private_of",
+    "private_part",
+    "require_storage",
+    "unwrap",
+    "wrap",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,12 @@ _FLAGS: Final = sum(int(flag) for flag in KeyFlag)  # an int: ~ of a flag knows 
 _FULL_SIZE_BITS: Final = 2048
 _FIPS_MIN_BITS: Final = 1024
 _PAYLOADS: Final = (Payload.ASYM, Payload.MIGRATE_RESTRICTED, Payload.MIGRATE_EXTERNAL)
+
+
+def require_storage(key: LoadedKey) -> None:
+    """Refuse with INVALID_KEYUSAGE what is no storage key."""
+    if key.key.key_usage != KeyUsage.STORAGE:
+        raise Refuse(Rc.INVALID_KEYUSAGE)
 
 
 def check_properties(call: Call, key: Key) -> int:
@@ -98,18 +113,69 @@ def create_wrapped(
     Raises:
         Refuse: INVALID_PCR_INFO.
     """
+    key, private = new_key(call, template)
+    store = private_part(key, private, Payload.ASYM, usage_auth, migration_auth)
+    return replace(key, enc_data=wrap(call, parent, store)), private
+
+
+def new_key(call: Call, template: Key) -> tuple[Key, RSAPrivateKey]:
+    """A new key by its template, without its encData.
+
+    Raises:
+        Refuse: INVALID_PCR_INFO.
+    """
     info = created_pcr_info(call, template.form, template.pcr_info)
     private = call.tpm.entropy.rsa_key(rsa_parms(template.algorithm_parms).key_length)
-    key = replace(template, pcr_info=info, pub_key=modulus_of(private.public_key()), enc_data=b"")
-    store = StoreAsymKey(
-        payload=Payload.ASYM,
-        usage_auth=usage_auth,
-        migration_auth=migration_auth,
-        pub_data_digest=_public_digest(key),
-        priv_key=prime_of(private),
-    )
-    enc_data = call.tpm.entropy.encrypt_oaep(parent.private.public_key(), store.encode())
-    return replace(key, enc_data=enc_data), private
+    modulus = modulus_of(private.public_key())
+    return replace(template, pcr_info=info, pub_key=modulus, enc_data=b""), private
+
+
+def private_part(
+    key: Key, private: RSAPrivateKey, payload: int, usage_auth: bytes, migration_auth: bytes
+) -> StoreAsymKey:
+    """What a key's parent encrypts."""
+    digest = key.digest_of_public_part()
+    return StoreAsymKey(payload, usage_auth, migration_auth, digest, prime_of(private))
+
+
+def wrap(call: Call, parent: LoadedKey, store: StoreAsymKey) -> bytes:
+    """The encData of a key under its parent, which is full-size and so has room for any key."""
+    return call.tpm.entropy.encrypt_oaep(parent.private.public_key(), store.encode())
+
+
+def open_private_part(parent: LoadedKey, enc_data: bytes) -> StoreAsymKey:
+    """What `wrap` made.
+
+    Raises:
+        Refuse: DECRYPT_ERROR or INVALID_STRUCTURE, the codes of libtpms, if the parent did not
+            wrap it.
+    """
+    try:
+        plain = decrypt(parent.private, enc_data, EncScheme.RSA_OAEP_SHA1_MGF1)
+    except ValueError:
+        raise Refuse(Rc.DECRYPT_ERROR) from None
+    try:
+        store = StoreAsymKey.decode(plain)
+    except WireError:
+        raise Refuse(Rc.INVALID_STRUCTURE) from None
+    if store.payload not in _PAYLOADS:
+        raise Refuse(Rc.INVALID_STRUCTURE)
+    return store
+
+
+def private_of(key: Key, store: StoreAsymKey) -> RSAPrivateKey:
+    """The private key of what `open_private_part` gave, if it belongs to that public part.
+
+    Raises:
+        Refuse: AUTHFAIL if the public part was changed; BAD_PARAMETER if its modulus does not
+            fit the prime.
+    """
+    if store.pub_data_digest != key.digest_of_public_part():
+        raise Refuse(Rc.AUTHFAIL)
+    try:
+        return private_from_prime(key.pub_key, store.priv_key)
+    except ValueError:
+        raise Refuse(Rc.BAD_PARAMETER) from None
 
 
 def unwrap(call: Call, parent: LoadedKey, key: Key) -> LoadedKey:
@@ -122,22 +188,8 @@ def unwrap(call: Call, parent: LoadedKey, key: Key) -> LoadedKey:
             NOSPACE. The codes are those of libtpms where Part 3 section 10.5 names none.
     """
     bits = check_properties(call, key)
-    try:
-        plain = decrypt(parent.private, key.enc_data, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
-    try:
-        store = StoreAsymKey.decode(plain)
-    except WireError:
-        raise Refuse(Rc.INVALID_STRUCTURE) from None
-    if store.payload not in _PAYLOADS:
-        raise Refuse(Rc.INVALID_STRUCTURE)
-    if store.pub_data_digest != _public_digest(key):
-        raise Refuse(Rc.AUTHFAIL)
-    try:
-        private = private_from_prime(key.pub_key, store.priv_key)
-    except ValueError:
-        raise Refuse(Rc.BAD_PARAMETER) from None
+    store = open_private_part(parent, key.enc_data)
+    private = private_of(key, store)
     if private.key_size != bits:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
     if key.key_usage == KeyUsage.AUTHCHANGE or (
@@ -158,7 +210,3 @@ def unwrap(call: Call, parent: LoadedKey, key: Key) -> LoadedKey:
         condition=ReleaseCondition.of(key.form, key.pcr_info),
         parent_condition=parent.parent_condition or parent.uses_pcrs,
     )
-
-
-def _public_digest(key: Key) -> bytes:
-    return hashlib.sha1(key.public_part()).digest()

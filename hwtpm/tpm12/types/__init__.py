@@ -63,6 +63,7 @@ __all__ = [
     "SealedData",
     "SecretAuth",
     "SecretData",
+    "SecretNonce",
     "SignInfo",
     "StclearFlags",
     "StoreAsymKey",
@@ -87,6 +88,7 @@ MAX_BLOB: Final = 4096  # nothing inside a frame can be longer than the frame
 MAX_MODULUS: Final = 256
 Data = Annotated[bytes, Blob(MAX_BLOB)]
 SecretData = Annotated[bytes, Blob(MAX_BLOB, secret=True)]
+SecretNonce = Annotated[bytes, Fixed("TPM_NONCE", DIGEST_SIZE, secret=True)]
 SecretAuth = Annotated[bytes, Fixed("TPM_ENCAUTH", DIGEST_SIZE, secret=True)]
 
 _STRUCT_VER: Final = bytes((1, 1, 0, 0))
@@ -227,6 +229,10 @@ class Key(Struct):
         """The bytes up to the private part, which pubDataDigest covers (Part 2 section 10.2)."""
         return self.encode()[: -4 - len(self.enc_data)]
 
+    def digest_of_public_part(self) -> bytes:
+        """What TPM_STORE_ASYMKEY.pubDataDigest holds."""
+        return hashlib.sha1(self.public_part()).digest()
+
 
 @structure("TPM_PUBKEY", ref="Part 2, 10.5")
 class PubKey(Struct):
@@ -315,7 +321,7 @@ class BoundData(Struct):
     """What a binding key's owner encrypts outside the TPM for TPM_UnBind."""
 
     payload: U8
-    payload_data: Annotated[bytes, Rest(MAX_BLOB)]
+    payload_data: Annotated[bytes, Rest(MAX_BLOB, secret=True)]
 
 
 @structure("TPM_IDENTITY_CONTENTS", ref="Part 2, 12.5", head=_STRUCT_VER)

@@ -8,7 +8,7 @@ from typing import Final
 from hwtpm.softtpm.engine import rsa
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
-from hwtpm.softtpm.engine.state import ZERO_DIGEST, RootKey, Stclear
+from hwtpm.softtpm.engine.state import ZERO_DIGEST, Permanent, RootKey, Stclear
 from hwtpm.tpm12.commands.deprecated import DisablePubekRead
 from hwtpm.tpm12.commands.ownership import (
     DisableForceClear,
@@ -37,7 +37,7 @@ from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
 from hwtpm.tpm12.types import Key, PermanentFlags
 
-__all__ = ["clear_owner"]
+__all__ = ["check_srk_params", "clear_owner"]
 
 _SRK_BITS: Final = 2048
 _AUTH_DATA_USAGES: Final = frozenset(int(usage) for usage in AuthDataUsage)
@@ -56,8 +56,12 @@ def _decrypt_auth(call: Call, encrypted: bytes) -> bytes:
     return auth
 
 
-def _check_srk_params(call: Call, key: Key) -> None:
-    """Action 8."""
+def check_srk_params(call: Call, key: Key) -> None:
+    """Whether a key can be an SRK (action 8).
+
+    Raises:
+        Refuse: INVALID_KEYUSAGE; BAD_KEY_PROPERTY; BAD_PARAMETER; NOTFIPS; INVALID_PCR_INFO.
+    """
     if key.key_usage != KeyUsage.STORAGE or key.key_flags & KeyFlag.MIGRATABLE:
         raise Refuse(Rc.INVALID_KEYUSAGE)
     parms = rsa.rsa_parms(key.algorithm_parms)
@@ -92,7 +96,7 @@ def take_ownership(call: Call, request: TakeOwnership) -> TakeOwnershipReply:
         raise Refuse(Rc.BAD_PARAMETER)
     owner_auth = _decrypt_auth(call, request.enc_owner_auth)
     call.authorise(owner_auth, OWNER_ENTITY)
-    _check_srk_params(call, request.srk_params)
+    check_srk_params(call, request.srk_params)
     srk_auth = _decrypt_auth(call, request.enc_srk_auth)
     private = tpm.entropy.rsa_key(_SRK_BITS)
     srk = replace(request.srk_params, pub_key=rsa.modulus_of(private.public_key()), enc_data=b"")
@@ -105,16 +109,16 @@ def take_ownership(call: Call, request: TakeOwnership) -> TakeOwnershipReply:
     return TakeOwnershipReply(srk)
 
 
-def _flags_after_clear(flags: PermanentFlags) -> PermanentFlags:
+def _flags_after_clear(permanent: Permanent) -> PermanentFlags:
     """Actions 9 and 10 of 6.2; the defaults are those of Part 2 section 7.1."""
     return replace(
-        flags,
+        permanent.flags,
         disable=True,
         deactivated=True,
         read_pubek=True,
         disable_owner_clear=False,
         disable_full_da_logic_info=False,
-        allow_maintenance=False,
+        allow_maintenance=permanent.maintenance_key is not None,
         read_srk_pub=False,
         ownership=True,
         operator=False,
@@ -134,7 +138,7 @@ def clear_owner(call: Call) -> None:
     )
     tpm.permanent = replace(
         permanent.with_new_secrets(tpm.random),
-        flags=_flags_after_clear(permanent.flags),
+        flags=_flags_after_clear(permanent),
         owner_auth=ZERO_DIGEST,
         operator_auth=ZERO_DIGEST,
         srk=None,
