@@ -11,22 +11,24 @@ import argparse
 import random
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine_rig import Rig, owned_engine, owned_libtpms
+from engine_rig import Identity, Rig, owned_engine, root_key
 from fuzz_differences import OPAQUE, VENDOR_TEXT, explanation
 from fuzz_grammar import Grammar, KeyModel, prefabricate
 from fuzz_sides import Answer, Open, Plan, Side
-from test_engine_cross_load import identity_of
 
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine.entropy import RepeatableEntropy
 from hwtpm.softtpm.engine.state import encode_permanent
 from hwtpm.softtpm.libtpms import LibtpmsTpm
+from hwtpm.softtpm.migration.libtpms_state import export_permanent
 from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE, Command
@@ -37,8 +39,17 @@ EPISODE = 300  # commands between two fresh starts
 MAX_OPEN = 10  # sessions: neither TPM runs out of them
 
 
-class Difference(AssertionError):
-    """The two TPMs disagree and no row of the table says why."""
+class Parted(Exception):
+    """The two TPMs are in different states now."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An answer that no row of the table explains: the first of its kind."""
+
+    episode: int
+    what: str
+    before: str
 
 
 @dataclass
@@ -50,7 +61,8 @@ class Report:
     succeeded: Counter[str] = field(default_factory=Counter)
     answered: Counter[tuple[str, int]] = field(default_factory=Counter)
     explained: Counter[str] = field(default_factory=Counter)
-    differences: list[str] = field(default_factory=list)
+    differences: dict[str, Difference] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         reached = len({name for name, _ in self.answered})
@@ -59,7 +71,11 @@ class Report:
             f"{reached} ordinals, {len(self.succeeded)} of them with success",
             f"{len({rc for _, rc in self.answered})} return codes",
             *(f"explained {count} times: {why}" for why, count in self.explained.most_common()),
-            *(f"DIFFERENCE: {what}" for what in self.differences),
+            *(
+                f"UNEXPLAINED {self.seen[kind]} times: {kind}; episode {one.episode}: {one.what}\n"
+                f"    after {one.before}"
+                for kind, one in self.differences.items()
+            ),
         ]
         return "\n".join(lines)
 
@@ -187,7 +203,7 @@ class Episode:
     def _load(self, model: KeyModel) -> None:
         grammar = self.grammar
         if len(grammar.loaded) > 8:
-            return self._flush(TABLE["TPM_EvictKey"])
+            return self._flush(TABLE["TPM_FlushSpecific"], "key")
         session = self._session("srk", osap=False)
         if session is None:
             return None
@@ -195,16 +211,15 @@ class Episode:
         fields = {"parent_handle": 0x40000000, "in_key": model.key}
         name = grammar.name("key")
         answers = self.run(Plan(TABLE["TPM_LoadKey2"], fields, (auth,), tell=name))
-        if answers and answers[0].reply is not None:
+        if answers[0].reply is not None:
             grammar.loaded[name] = model
             for side, answer in zip(self.sides, answers, strict=True):
                 side.handles[name] = answer.reply.inkey_handle  # type: ignore[union-attr]
         return None
 
-    def _flush(self, row: Command) -> None:
+    def _flush(self, row: Command, kind: str = "") -> None:
         grammar = self.grammar
-        kind = {"TPM_EvictKey": "key", "TPM_Terminate_Handle": "session"}.get(row.name)
-        kind = kind or self.rng.choice(("key", "session"))
+        kind = kind or _DROPS[row.name] or self.rng.choice(("key", "session"))
         names = list(grammar.loaded if kind == "key" else grammar.sessions)
         if not names:
             return
@@ -218,7 +233,7 @@ class Episode:
             side.handles[name] if kind == "key" else side.sessions[name].handle
         )
         answers = self.run(Plan(row, fields))
-        if answers and answers[0].rc == 0:
+        if answers[0].rc == 0:
             grammar.loaded.pop(name, None)
             self._drop_session(name)
             self._drop_bound_to(name)
@@ -233,7 +248,7 @@ class Episode:
         if open_ones and rng.random() < 0.6:
             return rng.choice(open_ones)
         while len(grammar.sessions) >= MAX_OPEN:
-            self._flush(TABLE["TPM_Terminate_Handle"])
+            self._flush(TABLE["TPM_FlushSpecific"], "session")
             if self.over:
                 return None
         return self.open(grammar.osap(entity) if osap else grammar.oiap())
@@ -241,7 +256,7 @@ class Episode:
     def open(self, plan: Plan) -> str | None:
         """Open a session; its name, or None if both refused."""
         answers = self.run(plan)
-        if not answers or answers[0].rc:
+        if answers[0].rc or answers[1].rc:
             return None
         self.grammar.sessions[plan.tell] = plan.note.get("entity", "")
         for side, answer in zip(self.sides, answers, strict=True):
@@ -254,26 +269,47 @@ class Episode:
 
     # --- comparing -------------------------------------------------------------------------------
 
-    def run(self, plan: Plan) -> tuple[Answer, Answer] | None:
-        """Give the command to both and compare; None if they differ for a known reason."""
+    def run(self, plan: Plan) -> tuple[Answer, Answer]:
+        """Give the command to both and compare.
+
+        Raises:
+            Parted: one of them carried it out and the other did not.
+        """
         report, name = self.report, plan.row.name
         report.commands += 1
-        ours, theirs = (side.issue(plan) for side in self.sides)
+        ours, theirs = (self._issue(side, plan) for side in self.sides)
         self.log.append(f"{name} {ours.rc:#x} {theirs.rc:#x}")
         report.answered[name, ours.rc] += 1
         if (what := self._differs(plan, ours, theirs)) is not None:
             why = explanation(name, ours.rc, theirs.rc)
             if why is None:
-                raise Difference(f"{what}; before: {', '.join(self.log[-6:])}")
-            report.explained[why] += 1
+                self._note(f"{name} {ours.rc:#x}, libtpms {theirs.rc:#x}", what)
+            else:
+                report.explained[why] += 1
             # Whoever carried the command out is in another state now.
-            self.over = not (ours.rc and theirs.rc)
-            if self.over:
-                return None
+            if not (ours.rc and theirs.rc):
+                raise Parted
         if ours.rc == 0:
             report.succeeded[name] += 1
         self._follow(plan, (ours, theirs))
         return ours, theirs
+
+    def _issue(self, side: Side, plan: Plan) -> Answer:
+        try:
+            return side.issue(plan)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._note(
+                f"{plan.row.name}: {side.name} raised {error!r}",
+                f"at {where.filename}:{where.lineno}; {plan.fields}",
+            )
+            raise Parted from error
+
+    def _note(self, kind: str, what: str) -> None:
+        report = self.report
+        report.seen[kind] += 1
+        before = ", ".join(self.log[-6:])
+        report.differences.setdefault(kind, Difference(report.episodes - 1, what, before))
 
     def _differs(self, plan: Plan, ours: Answer, theirs: Answer) -> str | None:
         name = plan.row.name
@@ -296,7 +332,7 @@ class Episode:
 
     def _follow(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         """What both now have or have lost."""
-        rc = answers[0].rc
+        rc = answers[0].rc or answers[1].rc
         for auth in plan.auths:
             if (
                 plan.damage is not None
@@ -335,7 +371,8 @@ class Episode:
 
 _KEPT = 12
 _TAKES_ROOM = frozenset({"TPM_OIAP", "TPM_OSAP", "TPM_DSAP", "TPM_LoadKey2", "TPM_LoadContext"})
-_DROPS = frozenset({"TPM_Terminate_Handle", "TPM_FlushSpecific", "TPM_EvictKey"})
+_DROPS = {"TPM_Terminate_Handle": "session", "TPM_EvictKey": "key", "TPM_FlushSpecific": ""}
+"""What a command ends; the last one can end either."""
 _ENDS_ALL = frozenset({"TPM_OwnerClear", "TPM_ForceClear", "TPM_RevokeTrust", "TPM_Reset"})
 _MAKES = {
     "TPM_Seal": ("sealed", "sealed_data"),
@@ -354,28 +391,26 @@ def fuzz(twins: Twins, seed: int, commands: int, *, stop_at_first: bool = True) 
         rng = random.Random(f"{seed}/{report.episodes}")
         report.episodes += 1
         episode = Episode(twins, rng, report)
-        try:
+        with suppress(Parted):
             episode.live(min(EPISODE, commands - report.commands))
-        except Difference as difference:
-            report.differences.append(f"episode {report.episodes - 1}: {difference}")
-            if stop_at_first:
-                break
+        if report.differences and stop_at_first:
+            break
     return report
 
 
 @contextmanager
 def twins(seed: int) -> Iterator[Twins]:
     """Our engine and libtpms with one identity, one owner and nothing else."""
-    theirs = MemoryStorage()
-    libtpms = owned_libtpms(theirs)
+    entropy = RepeatableEntropy(b"twins %d" % seed)
+    roots = [root_key(entropy.rsa_key(2048)) for _ in range(2)]
+    engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)))
+    keys = prefabricate(Rig(engine).create_key, random.Random(seed))
+    ours, theirs = engine.storage, MemoryStorage()
+    assert isinstance(ours, MemoryStorage)
+    ours.store(StateName.PERMANENT, encode_permanent(engine.permanent))
+    theirs.store(StateName.PERMANENT, export_permanent(engine.permanent))
+    libtpms = LibtpmsTpm(theirs)
     try:
-        identity = identity_of(Rig(libtpms), theirs)
-        engine = owned_engine(identity)
-        rig = Rig(engine)
-        keys = prefabricate(rig.create_key, random.Random(seed))
-        ours = engine.storage
-        assert isinstance(ours, MemoryStorage)
-        ours.store(StateName.PERMANENT, encode_permanent(engine.permanent))
         yield Twins(engine, ours, libtpms, theirs, keys)
     finally:
         libtpms.close()
