@@ -13,6 +13,7 @@ from hwtpm.wire.codec import (
     Rest,
     SizedNested,
     Uint,
+    Variants,
     WireError,
 )
 from hwtpm.wire.structure import Layout, Struct, structure
@@ -32,6 +33,7 @@ __all__ = [
     "SizedNested",
     "Struct",
     "Uint",
+    "Variants",
     "WireError",
     "structure",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "Rest",
     "SizedNested",
     "Uint",
+    "Variants",
     "WireError",
 ]
 
@@ -194,11 +195,12 @@ class Blob:
 class Rest:
     """Whatever is left, at most `limit` bytes; only as the last field."""
 
-    __slots__ = ("limit", "spec_name")
+    __slots__ = ("limit", "secret", "spec_name")
 
-    def __init__(self, limit: int, spec_name: str = "BYTE[]") -> None:
+    def __init__(self, limit: int, spec_name: str = "BYTE[]", *, secret: bool = False) -> None:
         self.limit = limit
         self.spec_name = spec_name
+        self.secret = secret
 
     def read(self, data: bytes, at: int, end: int) -> tuple[bytes, int]:
         if end - at > self.limit:
@@ -229,6 +231,22 @@ class Nested:
 
     def write(self, value: Struct, out: bytearray) -> None:
         value.layout.write(value, out)
+
+
+class Variants(Nested):
+    """One of several structures in place, told apart by what they start with."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, *of: type[Struct]) -> None:
+        super().__init__(of[0])
+        self._of = of
+
+    def read(self, data: bytes, at: int, end: int) -> tuple[Struct, int]:
+        for of in self._of:
+            if data.startswith(of.layout.head, at, end):
+                return of.layout.read(data, at, end)
+        return super().read(data, at, end)
 
 
 class SizedNested(Nested):

@@ -9,7 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["DIFFERENCES", "FORMS", "Difference"]
+__all__ = ["DIFFERENCES", "FORMS", "LACKING", "Difference"]
+
+
+LACKING: Final = frozenset(
+    {
+        "TPM_CreateMaintenanceArchive",
+        "TPM_FieldUpgrade",
+        "TPM_KillMaintenanceFeature",
+        "TPM_LoadMaintenanceArchive",
+        "TPM_LoadManuMaintPub",
+        "TPM_ReadManuMaintPub",
+        "TPM_SetRedirection",
+    }
+)
+"""Optional commands that libtpms is built without."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,71 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "startup in failure mode": _libtpms(
         0x26, "libtpms takes the failed TPM_Startup for the one that is allowed"
     ),
+    "signing in a join without settings": _libtpms(
+        0x54, "26.2 stage 2 asks for the issuer's settings (b) before the TPM's own (c)"
+    ),
+    "DAA secrets of another issuer": _libtpms(
+        0x00, "26.2 stage 1 action c refuses them; libtpms does at stage 2"
+    ),
+    "DAA with generic_q of zero": _libtpms(
+        0x00, "26.1 stage 2 action d: all fields present; libtpms finds out when it divides by q"
+    ),
+    "DAA with digest_n of zero": _libtpms(
+        0x57, "26.1 has no code for it; libtpms answers WRONG_W when it cannot calculate"
+    ),
+    "DAA with digest_gamma of zero": _libtpms(0x57, "as above"),
+    "DAA v1 of 193 bytes": _libtpms(
+        0x09,
+        "Part 2 22.1: v1 has 192 bytes; 26.1 stage 23 has no code for one that is too long, libtpms"
+        " goes into failure mode",
+    ),
     "presence by command as delivered": Difference(
         {"engine": 0x00},
         "Part 2 7.1: physicalPresenceCMDEnable defaults to FALSE; our engine, which has no pin, is"
         " delivered with TRUE",
     ),
+    "certifying from the wrong locality": _libtpms(
+        0x18, "13.8 action 9.a.ii and 13.9 action 13.c.ii say BAD_LOCALITY"
+    ),
+    "AuthData of a key as that of data": _libtpms(
+        0x00, "17.1 action 10.a checks the payload type; libtpms sees that the layouts are alike"
+    ),
+    "parentPCRStatus of an ephemeral key": _libtpms(
+        1, "27.4.1: it SHALL be FALSE; libtpms leaves it at its default, TRUE"
+    ),
+    "sealed data under the ephemeral key": _libtpms(
+        0x25, "27.4.2 action 2: encData is that of TPM_STORED_DATA or TPM_KEY; libtpms takes keys"
+    ),
+    "family flag that is no boolean": _libtpms(
+        0x00, "19.1 actions 7.a and 8.a: validate that opData is a Boolean; libtpms takes any byte"
+    ),
+    "delegating in an OIAP session": _libtpms(
+        0x2C, "19.2 action 5, 19.3 action 5 say INVALID_AUTHHANDLE; libtpms says BAD_MODE"
+    ),
+    "keys left by a refused TPM_LoadContext": _libtpms(
+        0, "21.3 has no such effect: libtpms unloads the key whose handle the context wanted"
+    ),
+    "keys that contexts can fill": _libtpms(20, "libtpms' 20 slots, too"),
+    "damaged secret part of a context": _libtpms(
+        0x21, "21.3 action 6.e; libtpms finds that it cannot decrypt the last block"
+    ),
+    "key context as a session": _libtpms(
+        0x43, "21.3 actions 5 and 6 say BADCONTEXT; libtpms reads the contents before that"
+    ),
+    "context of no type": _libtpms(0x35, "as above"),
+    "session of an area that was defined anew": _libtpms(
+        0x00, "21.3 action 5.a.ii; libtpms looks at nothing but keys, so the old secret is good"
+    ),
+    "moving out an owner-evict key": _libtpms(
+        0x00, "21.1: only the owner evicts it; libtpms forgets to look in TPM_SaveKeyContext"
+    ),
+    "context of 1.1 after a resume": _libtpms(
+        0x00,
+        "27.2.1 and 27.2.3: invalid once the power was interrupted; libtpms' are like those"
+        " of TPM_SaveContext",
+    ),
+    "key context of 1.1 after TPM_Reset": _libtpms(0x00, "27.5 action 1.a; as above"),
+    "session context of 1.1 after TPM_Reset": _libtpms(0x00, "27.5 action 1.a; as above"),
 }
 
 _ORDER = "the session of the sample does not exist, and neither Part 1 nor the command says first"

@@ -14,15 +14,20 @@ from hwtpm.client import keys
 from hwtpm.client.nv import unrestricted
 from hwtpm.client.rsa import rsa_parms
 from hwtpm.tpm12.commands import (
+    authdata,
     capability,
+    context,
     counters,
     cryptography,
+    daa,
     deprecated,
     endorsement,
     eviction,
     identity,
     integrity,
+    maintenance,
     management,
+    migration,
     nv,
     optin,
     ownership,
@@ -40,8 +45,11 @@ from hwtpm.tpm12.types import (
     NvDataPublic,
     PcrInfoLong,
     PcrSelection,
+    PubKey,
     StoredData,
 )
+from hwtpm.tpm12.types.context import ContextBlob
+from hwtpm.tpm12.types.migration import CmkAuth, MigrationKeyAuth, MsaComposite
 from hwtpm.wire import Struct
 
 __all__ = ["SAMPLES", "TAIL_SIZE", "frame", "sample_frame", "tails"]
@@ -55,6 +63,9 @@ _BLOB: Final = StoredData(LEGACY_FORM, b"", bytes(256))
 _AREA: Final = NvDataPublic(
     0x1000, unrestricted(), unrestricted(), NvAttributes(1), False, False, False, 8
 )
+_PUBLIC: Final = PubKey(_EK, b"\xc1" * 256)
+_MIGRATION_KEY: Final = MigrationKeyAuth(_PUBLIC, 1, ZEROS)
+_AUTHORITIES: Final = MsaComposite((ZEROS, ZEROS))
 
 _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     startup.Startup(1),
@@ -68,6 +79,7 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     optin.PhysicalDisable(),
     optin.PhysicalSetDeactivated(False),
     optin.SetTempDeactivated(),
+    optin.SetOperatorAuth(ZEROS),
     ownership.TakeOwnership(5, bytes(256), bytes(256), keys.storage_key()),
     ownership.OwnerClear(),
     ownership.ForceClear(),
@@ -76,7 +88,11 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     ownership.PhysicalPresence(0x0020),
     ownership.ResetEstablishmentBit(),
     capability.GetCapability(5, b"\0\0\1\1"),
+    capability.SetCapability(1, b"\0\0\0\4", b"\1"),
+    capability.GetCapabilityOwner(),
     management.ResetLockValue(),
+    management.FieldUpgrade(b"upgrade"),
+    management.SetRedirection(NO_HANDLE, 1, bytes(4)),
     storage.Sealx(SRK_HANDLE, ZEROS, _PCR_INFO, b"data"),
     storage.Seal(SRK_HANDLE, ZEROS, b"", b"data"),
     storage.Unseal(SRK_HANDLE, _BLOB),
@@ -84,14 +100,37 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     storage.CreateWrapKey(SRK_HANDLE, ZEROS, ZEROS, _KEY),
     storage.LoadKey2(SRK_HANDLE, _KEY),
     storage.GetPubKey(NO_HANDLE),
+    migration.CreateMigrationBlob(SRK_HANDLE, 1, _MIGRATION_KEY, bytes(256)),
+    migration.ConvertMigrationBlob(SRK_HANDLE, bytes(256), bytes(198)),
+    migration.AuthorizeMigrationKey(1, _PUBLIC),
+    migration.MigrateKey(NO_HANDLE, _PUBLIC, bytes(256)),
+    migration.CmkSetRestrictions(0),
+    migration.CmkApproveMA(ZEROS),
+    migration.CmkCreateKey(SRK_HANDLE, ZEROS, _KEY, ZEROS, ZEROS),
+    migration.CmkCreateTicket(_PUBLIC, ZEROS, bytes(256)),
+    migration.CmkCreateBlob(
+        SRK_HANDLE, 4, _MIGRATION_KEY, ZEROS, _AUTHORITIES, bytes(60), ZEROS, bytes(256)
+    ),
+    migration.CmkConvertMigration(
+        SRK_HANDLE, CmkAuth(ZEROS, ZEROS, ZEROS), ZEROS, _KEY, _AUTHORITIES, bytes(198)
+    ),
+    maintenance.CreateMaintenanceArchive(False),
+    maintenance.LoadMaintenanceArchive(bytes(600), bytes(256), bytes(198)),
+    maintenance.KillMaintenanceFeature(),
+    maintenance.LoadManuMaintPub(ZEROS, _PUBLIC),
+    maintenance.ReadManuMaintPub(ZEROS),
     cryptography.SHA1Start(),
     cryptography.SHA1Update(bytes(64)),
     cryptography.SHA1Complete(b"end"),
     cryptography.SHA1CompleteExtend(16, b"end"),
     cryptography.Sign(NO_HANDLE, ZEROS),
+    cryptography.CertifyKey(NO_HANDLE, NO_HANDLE, ZEROS),
+    cryptography.CertifyKey2(NO_HANDLE, NO_HANDLE, ZEROS, ZEROS),
     cryptography.GetRandom(8),
     cryptography.StirRandom(b"seed"),
     endorsement.CreateEndorsementKeyPair(ZEROS, _EK),
+    endorsement.CreateRevocableEK(ZEROS, _EK, False, ZEROS),
+    endorsement.RevokeTrust(ZEROS),
     endorsement.ReadPubek(ZEROS),
     endorsement.OwnerReadInternalPub(SRK_HANDLE),
     identity.MakeIdentity(ZEROS, ZEROS, _KEY),
@@ -101,6 +140,8 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     integrity.Quote(NO_HANDLE, ZEROS, _PCR),
     integrity.PcrReset(PcrSelection.of([16])),
     integrity.Quote2(NO_HANDLE, ZEROS, _PCR, False),
+    authdata.ChangeAuth(SRK_HANDLE, 4, ZEROS, 5, bytes(256)),
+    authdata.ChangeAuthOwner(4, ZEROS, 2),
     sessions.OIAP(),
     sessions.OSAP(4, SRK_HANDLE, ZEROS),
     nv.NvDefineSpace(_AREA, ZEROS),
@@ -115,8 +156,25 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     counters.ReadCounter(NO_HANDLE),
     counters.ReleaseCounter(NO_HANDLE),
     counters.ReleaseCounterOwner(NO_HANDLE),
+    daa.DaaJoin(NO_HANDLE, 1, bytes(256), bytes(256)),
+    daa.DaaSign(NO_HANDLE, 0, bytes(148), b""),
+    context.KeyControlOwner(NO_HANDLE, PubKey(_EK, bytes(256)), 1, True),
+    context.SaveContext(NO_HANDLE, 2, bytes(16)),
+    context.LoadContext(NO_HANDLE, False, ContextBlob(2, 0, bytes(16), 1, ZEROS, b"", bytes(99))),
+    deprecated.EvictKey(NO_HANDLE),
     deprecated.TerminateHandle(NO_HANDLE),
+    deprecated.SaveKeyContext(NO_HANDLE),
+    deprecated.LoadKeyContext(bytes(99)),
+    deprecated.SaveAuthContext(NO_HANDLE),
+    deprecated.LoadAuthContext(bytes(99)),
+    deprecated.Reset(),
     deprecated.DisablePubekRead(),
+    deprecated.DirWriteAuth(0, ZEROS),
+    deprecated.DirRead(0),
+    deprecated.ChangeAuthAsymStart(NO_HANDLE, ZEROS, _EK),
+    deprecated.ChangeAuthAsymFinish(SRK_HANDLE, NO_HANDLE, 5, ZEROS, bytes(256), bytes(256)),
+    deprecated.OwnerReadPubek(),
+    deprecated.LoadKey(SRK_HANDLE, _KEY),
 )
 
 SAMPLES: Final = {request.command.name: request for request in _REQUESTS}

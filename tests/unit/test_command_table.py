@@ -49,9 +49,40 @@ PARAMETER_DEVIATIONS: Final = {
     ("TPM_OSAP", "reply", "authHandle"): "as above",
     ("TPM_OSAP", "reply", "nonceEven"): "as above",
     ("TPM_OSAP", "reply", "nonceEvenOSAP"): "as above",
+    ("TPM_DSAP", "request", "entityType"): "never authorised; a transport session hashes by 18.3",
+    ("TPM_DSAP", "request", "keyHandle"): "as above",
+    ("TPM_DSAP", "request", "nonceOddDSAP"): "as above",
+    ("TPM_DSAP", "request", "entityValueSize"): "as above",
+    ("TPM_DSAP", "reply", "authHandle"): "as above",
+    ("TPM_DSAP", "reply", "nonceEven"): "as above",
+    ("TPM_DSAP", "reply", "nonceEvenDSAP"): "as above",
+}
+
+OPERANDS_BY_TEXT: Final = {
+    # 11.2: the transcription calls both blobs hashData.
+    ("TPM_ConvertMigrationBlob", "request"): [
+        ["parentHandle", "TPM_KEY_HANDLE", 4, False],
+        ["inDataSize", "UINT32", 4, True],
+        ["inData", "BYTE[]", "*", True],
+        ["randomSize", "UINT32", 4, True],
+        ["random", "BYTE[]", "*", True],
+    ],
+    # 12.2: "Vendor specific arguments" follow the archive; the transcription has the session, too.
+    ("TPM_LoadMaintenanceArchive", "request"): [
+        ["archiveSize", "UINT32", 4, True],
+        ["archive", "BYTE[]", "*", True],
+        ["sigSize", "UINT32", 4, True],
+        ["sig", "BYTE[]", "*", True],
+        ["randomSize", "UINT32", 4, True],
+        ["random", "BYTE[]", "*", True],
+    ],
+    ("TPM_LoadMaintenanceArchive", "reply"): [],
 }
 
 DECLARED: Final = [row for row in TABLE if row.request is not None]
+
+NO_OPERAND_TABLE: Final = {"TPM_FieldUpgrade"}
+"""9.1: "Remaining parameters are manufacturer specific"."""
 
 
 def test_table_has_the_125_ordinals_of_revision_116() -> None:
@@ -78,16 +109,18 @@ def test_rules_are_those_of_the_normative_table(row: dict[str, object]) -> None:
 
 def test_every_declared_body_can_be_checked() -> None:
     assert len(DECLARED) >= 60
-    assert {row.name for row in DECLARED} <= set(PARAMETERS)
+    assert {row.name for row in DECLARED} - set(PARAMETERS) <= NO_OPERAND_TABLE
 
 
-@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in DECLARED if row.name in PARAMETERS], ids=lambda row: row.name
+)
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_parameters_are_those_of_the_operand_tables(row: Command, direction: str) -> None:
     body = row.request if direction == "request" else row.reply
     assert body is not None
     ours = list(_flat(body))
-    theirs = PARAMETERS[row.name][direction]
+    theirs = OPERANDS_BY_TEXT.get((row.name, direction), PARAMETERS[row.name][direction])
     assert len(ours) == len(theirs), (ours, theirs)
     for (name, width, type_name, hashed), (spec, spec_type, size, spec_hashed) in zip(
         ours, theirs, strict=True

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
-from hwtpm.tpm12.types import U32, Data, Digest, KeyHandle, SecretData
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.types import U32, Data, Digest, KeyHandle, Nonce, SecretData
+from hwtpm.tpm12.types.certify import AnyCertifyInfo, CertifyInfo2
 from hwtpm.wire import Struct, structure
 
 __all__ = [
+    "CertifyKey",
+    "CertifyKey2",
+    "CertifyKey2Reply",
+    "CertifyKeyReply",
     "GetRandom",
     "GetRandomReply",
     "SHA1Complete",
@@ -143,6 +148,52 @@ class StirRandom(Request[NoReply]):
     in_data: SecretData
 
 
-declare(0x32, "TPM_CertifyKey", "13.8", Duration.MEDIUM, (0, 1, 2), Rule.PCR_ENFORCED)
+@structure("TPM_CertifyKey reply", ref="Part 3, 13.8")
+class CertifyKeyReply(Struct):
+    """Reply of CertifyKey."""
 
-declare(0x33, "TPM_CertifyKey2", "13.9", Duration.MEDIUM, (0, 1, 2), Rule.PCR_ENFORCED)
+    certify_info: AnyCertifyInfo
+    out_data: Data
+
+
+@command(
+    0x32,
+    "TPM_CertifyKey",
+    "13.8",
+    Duration.MEDIUM,
+    (0, 1, 2),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY, Authorises.KEY_TO_READ),
+)
+class CertifyKey(Request[CertifyKeyReply]):
+    """Certify with one loaded key that another one is in the TPM, and what it may do."""
+
+    cert_handle: KeyHandle
+    key_handle: KeyHandle
+    anti_replay: Nonce
+
+
+@structure("TPM_CertifyKey2 reply", ref="Part 3, 13.9")
+class CertifyKey2Reply(Struct):
+    """Reply of CertifyKey2."""
+
+    certify_info: CertifyInfo2
+    out_data: Data
+
+
+@command(
+    0x33,
+    "TPM_CertifyKey2",
+    "13.9",
+    Duration.MEDIUM,
+    (0, 1, 2),
+    Rule.PCR_ENFORCED,
+    authorises=(Authorises.KEY_TO_READ, Authorises.KEY_LATER),
+)
+class CertifyKey2(Request[CertifyKey2Reply]):
+    """Certify a key, a certified migration key of these migration authorities included."""
+
+    key_handle: KeyHandle
+    cert_handle: KeyHandle
+    migration_pub_digest: Digest
+    anti_replay: Nonce

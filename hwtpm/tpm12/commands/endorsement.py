@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Authorises, Duration, Request, Rule, command, declare
-from hwtpm.tpm12.types import U32, Digest, KeyParms, Nonce, PubKey
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.types import U32, Bool, Digest, KeyParms, Nonce, PubKey, SecretNonce
 from hwtpm.wire import Struct, structure
 
 __all__ = [
     "CreateEndorsementKeyPair",
     "CreateEndorsementKeyPairReply",
+    "CreateRevocableEK",
+    "CreateRevocableEKReply",
     "OwnerReadInternalPub",
     "OwnerReadInternalPubReply",
     "ReadPubek",
     "ReadPubekReply",
+    "RevokeTrust",
 ]
 
 
@@ -32,9 +35,33 @@ class CreateEndorsementKeyPair(Request[CreateEndorsementKeyPairReply]):
     key_info: KeyParms
 
 
-declare(0x7F, "TPM_CreateRevocableEK", "14.2", Duration.LONG, (0,), Rule.OPTIONAL | Rule.NO_OWNER)
+@structure("TPM_CreateRevocableEK reply", ref="Part 3, 14.2")
+class CreateRevocableEKReply(Struct):
+    """Reply of CreateRevocableEK."""
 
-declare(
+    pub_endorsement_key: PubKey
+    checksum: Digest
+    output_ekreset: SecretNonce
+
+
+@command(
+    0x7F,
+    "TPM_CreateRevocableEK",
+    "14.2",
+    Duration.LONG,
+    (0,),
+    Rule.OPTIONAL | Rule.NO_OWNER,
+)
+class CreateRevocableEK(Request[CreateRevocableEKReply]):
+    """Create an endorsement key that whoever knows the reset value can have forgotten."""
+
+    anti_replay: Nonce
+    key_info: KeyParms
+    generate_reset: Bool
+    input_ekreset: SecretNonce
+
+
+@command(
     0x80,
     "TPM_RevokeTrust",
     "14.3",
@@ -42,6 +69,10 @@ declare(
     (0,),
     Rule.OPTIONAL | Rule.NO_OWNER | Rule.PRESENCE,
 )
+class RevokeTrust(Request[NoReply]):
+    """Forget a revocable endorsement key, the owner and all NV areas; needs physical presence."""
+
+    ekreset: SecretNonce
 
 
 @structure("TPM_ReadPubek reply", ref="Part 3, 14.4")

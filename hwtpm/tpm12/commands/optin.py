@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command, declare
-from hwtpm.tpm12.types import Bool
+from hwtpm.tpm12.table import Authorises, Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.types import AuthValue, Bool
 
 __all__ = [
     "OwnerSetDisable",
     "PhysicalDisable",
     "PhysicalEnable",
     "PhysicalSetDeactivated",
+    "SetOperatorAuth",
     "SetOwnerInstall",
     "SetTempDeactivated",
 ]
@@ -95,4 +96,10 @@ class SetTempDeactivated(Request[NoReply]):
     """Deactivate the TPM until the next start; operator authorisation or physical presence."""
 
 
-declare(0x74, "TPM_SetOperatorAuth", "5.7", Duration.SHORT, (0,), Rule.NO_OWNER | Rule.PRESENCE)
+@command(
+    0x74, "TPM_SetOperatorAuth", "5.7", Duration.SHORT, (0,), Rule.NO_OWNER | Rule.PRESENCE
+)
+class SetOperatorAuth(Request[NoReply]):
+    """Set the operator's AuthData; needs physical presence."""
+
+    operator_auth: AuthValue

@@ -8,14 +8,19 @@ from dataclasses import replace
 from typing import Final
 
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, serves
-from hwtpm.softtpm.engine.chapters.counters import RELEASED
+from hwtpm.softtpm.engine.chapters.counters import active_counter
 from hwtpm.softtpm.engine.keys import MAX_KEYS
 from hwtpm.softtpm.engine.lockout import THRESHOLD
 from hwtpm.softtpm.engine.rsa import rsa_parms
 from hwtpm.softtpm.engine.sessions import MAX_SESSIONS
-from hwtpm.softtpm.engine.state import MAX_COUNTERS
+from hwtpm.softtpm.engine.state import MAX_COUNTERS, MAX_DELEGATE_ROWS, MAX_FAMILIES
 from hwtpm.softtpm.engine.version import MANUFACTURER, version_info
-from hwtpm.tpm12.commands.capability import GetCapability, GetCapabilityReply
+from hwtpm.tpm12.commands.capability import (
+    GetCapability,
+    GetCapabilityOwner,
+    GetCapabilityOwnerReply,
+    GetCapabilityReply,
+)
 from hwtpm.tpm12.const import (
     MAX_FRAME,
     NUM_PCRS,
@@ -33,6 +38,8 @@ from hwtpm.tpm12.types import (
     DaInfoLimited,
     KeyHandleList,
     KeyParms,
+    PermanentFlags,
+    StclearFlags,
     Version,
 )
 from hwtpm.wire import WireError
@@ -54,7 +61,7 @@ _STARTUP_EFFECTS: Final = 0x12F
 (Part 2 section 4.6)."""
 _DA_TIMEOUT: Final = 0x00000001  # TPM_DA_ACTION_TIMEOUT
 
-_STRUCT_VER: Final = Version(1, 1, 0, 0).encode()
+_STRUCT_VER: Final = Version(1, 1, 0, 0)
 _VERSION_INFO: Final = version_info().encode()
 
 _PROTOCOLS: Final = {
@@ -112,6 +119,19 @@ def _in_failure_mode(request: GetCapability) -> bool:
     return request.cap_area in (Capability.VERSION, Capability.VERSION_VAL, Capability.MFR)
 
 
+def _bits(flags: PermanentFlags | StclearFlags) -> int:
+    """Bit N is the Nth flag of the structure."""
+    values = (getattr(flags, name) for name in flags.layout.codecs)
+    return sum(1 << number for number, value in enumerate(values) if value)
+
+
+@serves(GetCapabilityOwner)
+def get_capability_owner(call: Call, request: GetCapabilityOwner) -> GetCapabilityOwnerReply:
+    """7.3."""
+    flags = _bits(call.tpm.permanent.flags), _bits(call.tpm.volatile.flags)
+    return GetCapabilityOwnerReply(_STRUCT_VER, *flags)
+
+
 # --- what is supported -------------------------------------------------------------------------
 
 
@@ -133,7 +153,7 @@ def _protocol(call: Call, sub_cap: bytes) -> bytes:
 
 @_area(Capability.AUTH_ENCRYPT)
 def _adip(call: Call, sub_cap: bytes) -> bytes:
-    return _bool(_number(sub_cap) == KeyAlgorithm.XOR)
+    return _bool(_number(sub_cap) in (KeyAlgorithm.XOR, KeyAlgorithm.AES128))
 
 
 @_area(Capability.SYM_MODE)
@@ -174,7 +194,7 @@ def _select_size(call: Call, sub_cap: bytes) -> bytes:
 
 @_area(Capability.VERSION)
 def _version(call: Call, sub_cap: bytes) -> bytes:
-    return _STRUCT_VER
+    return _STRUCT_VER.encode()
 
 
 @_area(Capability.VERSION_VAL)
@@ -303,10 +323,10 @@ _PROPERTIES.update(
         CapProperty.OWNER: lambda call: _bool(call.tpm.owned),
         CapProperty.CONTEXT: _fixed(_u32(0)),
         CapProperty.MAX_CONTEXT: _fixed(_u32(0)),
-        CapProperty.FAMILYROWS: _fixed(_u32(0)),
+        CapProperty.FAMILYROWS: _fixed(_u32(MAX_FAMILIES)),
         CapProperty.TIS_TIMEOUT: _fixed(_u32(*_TIMEOUTS_US)),
         CapProperty.STARTUP_EFFECT: _fixed(_u32(_STARTUP_EFFECTS)),
-        CapProperty.DELEGATE_ROW: _fixed(_u32(0)),
+        CapProperty.DELEGATE_ROW: _fixed(_u32(MAX_DELEGATE_ROWS)),
         CapProperty.MAX_DAASESS: _fixed(_u32(0)),
         CapProperty.DAASESS: _fixed(_u32(0)),
         CapProperty.CONTEXT_DIST: _fixed(_u32(0xFFFFFFFF)),
@@ -315,7 +335,7 @@ _PROPERTIES.update(
         CapProperty.MAX_SESSIONS: _fixed(_u32(MAX_SESSIONS)),
         CapProperty.CMK_RESTRICTION: _fixed(_u32(0)),
         CapProperty.DURATION: _fixed(_u32(*_DURATIONS_US)),
-        CapProperty.ACTIVE_COUNTER: lambda call: _u32(call.tpm.volatile.active_counter or RELEASED),
+        CapProperty.ACTIVE_COUNTER: lambda call: _u32(active_counter(call.tpm.volatile)),
         CapProperty.MAX_NV_AVAILABLE: lambda call: _u32(call.tpm.permanent.nv_available),
         CapProperty.INPUT_BUFFER: _fixed(_u32(MAX_FRAME)),
     }

@@ -10,6 +10,7 @@ from hwtpm.tpm12.commands.optin import (
     PhysicalDisable,
     PhysicalEnable,
     PhysicalSetDeactivated,
+    SetOperatorAuth,
     SetOwnerInstall,
     SetTempDeactivated,
 )
@@ -77,4 +78,15 @@ def set_temp_deactivated(call: Call, request: SetTempDeactivated) -> NoReply:
         call.require_presence()
     stclear = tpm.volatile
     tpm.stclear = replace(stclear, flags=replace(stclear.flags, deactivated=True))
+    return NoReply()
+
+
+@serves(SetOperatorAuth)
+def set_operator_auth(call: Call, request: SetOperatorAuth) -> NoReply:
+    """5.7."""
+    call.require_presence()
+    permanent = call.tpm.permanent
+    flags = replace(permanent.flags, operator=True)
+    call.tpm.permanent = replace(permanent, operator_auth=request.operator_auth, flags=flags)
+    call.end_sessions_of(_OPERATOR)
     return NoReply()

@@ -1,4 +1,4 @@
-"""Storage functions: sealing, binding, wrapped keys (Part 3 section 10)."""
+"""Storage functions: sealing, binding, wrapped keys (Part 3 section 10) and TPM_LoadKey (27.8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
 from hwtpm.softtpm.engine.oaep import mgf1, xor
 from hwtpm.softtpm.engine.release import check_release, created_pcr_info
 from hwtpm.softtpm.engine.rsa import decrypt
-from hwtpm.softtpm.engine.wrapping import check_properties, create_wrapped, unwrap
+from hwtpm.softtpm.engine.wrapping import (
+    check_properties,
+    create_wrapped,
+    require_storage,
+    unwrap,
+)
+from hwtpm.tpm12.commands.deprecated import LoadKey, LoadKeyReply
 from hwtpm.tpm12.commands.storage import (
     CreateWrapKey,
     CreateWrapKeyReply,
@@ -40,7 +46,7 @@ from hwtpm.tpm12.const import (
     Tag,
 )
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import LEGACY_FORM, BoundData, SealedData, StoredData
+from hwtpm.tpm12.types import LEGACY_FORM, BoundData, Key, SealedData, StoredData
 from hwtpm.wire import Fault, WireError
 
 __all__: list[str] = []
@@ -54,13 +60,8 @@ _SEALED_ENTITY: Final = (int(EntityType.DATA), b"")
 _RC_OF_BOUND_FAULT: Final = {Fault.SHORT: Rc.BAD_PARAM_SIZE, Fault.HEAD: Rc.BAD_VERSION}
 
 
-def _require_storage(key: LoadedKey) -> None:
-    if key.key.key_usage != KeyUsage.STORAGE:
-        raise Refuse(Rc.INVALID_KEYUSAGE)
-
-
 def _require_sealing(key: LoadedKey) -> None:
-    _require_storage(key)
+    require_storage(key)
     if key.key.migratable:
         raise Refuse(Rc.INVALID_KEYUSAGE)
 
@@ -187,7 +188,7 @@ def create_wrap_key(call: Call, request: CreateWrapKey) -> CreateWrapKeyReply:
     migration_auth = call.new_auth(request.data_migration_auth, second=True)
     check_release(call, parent.condition)
     check_properties(call, template)
-    _require_storage(parent)
+    require_storage(parent)
     if (
         (parent.key.migratable and not template.migratable)
         or template.key_usage in (KeyUsage.IDENTITY, KeyUsage.AUTHCHANGE)
@@ -200,15 +201,26 @@ def create_wrap_key(call: Call, request: CreateWrapKey) -> CreateWrapKeyReply:
     return CreateWrapKeyReply(key)
 
 
+def _load(call: Call, wrapped: Key) -> int:
+    """10.5, and 27.8 which has the same actions."""
+    parent = call.keys[0]
+    check_release(call, parent.condition)
+    require_storage(parent)
+    loaded = unwrap(call, parent, wrapped)
+    call.tpm.keys.put(loaded)
+    return loaded.handle
+
+
 @serves(LoadKey2)
 def load_key2(call: Call, request: LoadKey2) -> LoadKey2Reply:
     """10.5."""
-    parent = call.keys[0]
-    check_release(call, parent.condition)
-    _require_storage(parent)
-    loaded = unwrap(call, parent, request.in_key)
-    call.tpm.keys.put(loaded)
-    return LoadKey2Reply(loaded.handle)
+    return LoadKey2Reply(_load(call, request.in_key))
+
+
+@serves(LoadKey)
+def load_key(call: Call, request: LoadKey) -> LoadKeyReply:
+    """27.8."""
+    return LoadKeyReply(_load(call, request.in_key))
 
 
 @serves(GetPubKey)
@@ -216,7 +228,7 @@ def get_pub_key(call: Call, request: GetPubKey) -> GetPubKeyReply:
     """10.6. Reading a key is no use of it, so PRIV_USE_ONLY keys need no authorisation here."""
     key = call.tpm.key(request.key_handle)
     if call.sessions:
-        call.authorise(key.usage_auth, key.entity)
+        call.authorise_key(key)
     elif key.key.auth_data_usage not in (AuthDataUsage.NEVER, AuthDataUsage.PRIV_USE_ONLY):
         raise Refuse(Rc.AUTHFAIL)
     if key.handle == KeyHandleValue.SRK and not call.tpm.permanent.flags.read_srk_pub:
