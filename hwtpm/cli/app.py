@@ -15,6 +15,7 @@ from hwtpm.cli.pcr import pcr
 from hwtpm.cli.program import run
 from hwtpm.cli.selftest import selftest
 from hwtpm.cli.serve import serve
+from hwtpm.cli.state import STATE
 
 __all__ = ["APP", "main", "version"]
 
@@ -34,6 +35,7 @@ APP: Final = App(
 )
 for _command in (info, pcr, random, selftest, serve):
     APP.command(_command)
+APP.command(STATE)
 
 
 def main() -> int:

@@ -4,18 +4,22 @@
 back, `swtpm_file` is the file that swtpm wraps around it, `move` does it for whole directories.
 """
 
+from hwtpm.softtpm.migration.describe import StateSummary, describe
 from hwtpm.softtpm.migration.libtpms_state import export_permanent, import_permanent
-from hwtpm.softtpm.migration.move import export_swtpm, import_swtpm, read_swtpm
+from hwtpm.softtpm.migration.move import export_swtpm, import_swtpm, read_engine, read_swtpm
 from hwtpm.softtpm.migration.swtpm_file import FileKey, Kdf, key_from_file, key_from_passphrase
 
 __all__ = [
     "FileKey",
     "Kdf",
+    "StateSummary",
+    "describe",
     "export_permanent",
     "export_swtpm",
     "import_permanent",
     "import_swtpm",
     "key_from_file",
     "key_from_passphrase",
+    "read_engine",
     "read_swtpm",
 ]

@@ -275,6 +275,12 @@ def export_permanent(permanent: Permanent) -> bytes:
             " forget them",
             "let the owner reset the count (TPM_ResetLockValue)",
         )
+    maintenance_key = permanent.maintenance_key
+    if maintenance_key is not None and not maintenance_key.pub_key:
+        _refuse(
+            "it has the maintenance feature and waits for a key",
+            "libtpms has no maintenance commands",
+        )
     secrets = (permanent.context_key, permanent.delegate_key, permanent.daa_blob_key)
     context_key, delegate_key, daa_blob_key = (theirs.AesKey(any(k), 0, k) for k in secrets)
     audit_status, tsc_audit_status = _audited_out(permanent.audited)
@@ -285,7 +291,7 @@ def export_permanent(permanent: Permanent) -> bytes:
         operator_auth=permanent.operator_auth,
         auth_dir=permanent.dir,
         has_manu_maint_pub=1,
-        manu_maint_pub=permanent.maintenance_key or _NO_PUBLIC,
+        manu_maint_pub=maintenance_key or _NO_PUBLIC,
         ek=_ek_out(permanent.ek),
         srk=_srk_out(permanent),
         context_key=context_key,
@@ -301,7 +307,7 @@ def export_permanent(permanent: Permanent) -> bytes:
         daa_seed=permanent.daa_seed,
         owner_installed=permanent.srk is not None,
         tsc_audit_status=tsc_audit_status,
-        allow_load_maint_pub=permanent.maintenance_key is None,
+        allow_load_maint_pub=maintenance_key is None,
         daa_proof=permanent.daa_proof,
         daa_blob_key=daa_blob_key,
         flags=_flags_out(permanent.flags),

@@ -15,7 +15,7 @@ from hwtpm.softtpm.engine.state import Permanent, decode_permanent, encode_perma
 from hwtpm.softtpm.migration.libtpms_state import export_permanent, import_permanent
 from hwtpm.softtpm.migration.swtpm_file import FileKey, unwrap, wrap
 
-__all__ = ["export_swtpm", "import_swtpm", "read_swtpm"]
+__all__ = ["export_swtpm", "import_swtpm", "read_engine", "read_swtpm"]
 
 _PERMANENT: Final = "tpm-00.permall"
 _TEMPORARY: Final = "TMP-00.permall"  # swtpm's own name for a file that it is writing
@@ -74,6 +74,18 @@ def import_swtpm(permanent: Permanent, storage: Storage) -> None:
     storage.store(StateName.PERMANENT, encode_permanent(permanent))
 
 
+def read_engine(storage: Storage) -> Permanent:
+    """The TPM of our engine in a storage.
+
+    Raises:
+        StateError: there is none, or it is damaged.
+    """
+    blob = storage.load(StateName.PERMANENT)
+    if blob is None:
+        raise StateError("there is no TPM state", hint="name the directory of a TPM of ours")
+    return decode_permanent(blob)
+
+
 def export_swtpm(
     storage: Storage,
     directory: Path,
@@ -95,15 +107,13 @@ def export_swtpm(
         StateError: `storage` has no TPM, or libtpms cannot hold it.
         Busy, AccessDenied: an swtpm runs there, or it cannot be written.
     """
-    blob = storage.load(StateName.PERMANENT)
-    if blob is None:
-        raise StateError("there is no TPM state", hint="name the directory of a TPM of ours")
+    permanent = read_engine(storage)
     if storage.load(StateName.SAVED) is not None and not forget_saved:
         raise Refused(
             "the guest is suspended, and what it resumes from cannot be carried",
             hint="resume it and shut it down, or say that it may be forgotten",
         )
-    file = wrap(export_permanent(decode_permanent(blob)), key, random)
+    file = wrap(export_permanent(permanent), key, random)
     with _locked(directory, make=True):
         for name in (_PERMANENT, *_VOLATILE, _TPM2):
             if (directory / name).exists():
