@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from hwtpm.tpm12.table import Duration, Request, Rule, command, declare
-from hwtpm.tpm12.types import U16, U32, Nonce
+from hwtpm.tpm12.table import Duration, NoReply, Request, Rule, command
+from hwtpm.tpm12.types import U16, U32, Data, Nonce
 from hwtpm.wire import Struct, structure
 
 __all__ = [
+    "DSAP",
     "OIAP",
     "OSAP",
+    "DSAPReply",
     "OIAPReply",
     "OSAPReply",
+    "SetOwnerPointer",
 ]
 
 
@@ -29,6 +32,15 @@ class OSAPReply(Struct):
     auth_handle: U32
     nonce_even: Nonce
     nonce_even_osap: Nonce
+
+
+@structure("TPM_DSAP reply", ref="Part 3, 18.3")
+class DSAPReply(Struct):
+    """Reply of DSAP."""
+
+    auth_handle: U32
+    nonce_even: Nonce
+    nonce_even_dsap: Nonce
 
 
 @command(
@@ -52,6 +64,19 @@ class OSAP(Request[OSAPReply]):
     nonce_odd_osap: Nonce
 
 
-declare(0x11, "TPM_DSAP", "18.3", Duration.SHORT, (0,), Rule.WHEN_DEACTIVATED | Rule.WHEN_DISABLED)
+@command(0x11, "TPM_DSAP", "18.3", Duration.SHORT, (0,), Rule.WHEN_DEACTIVATED | Rule.WHEN_DISABLED)
+class DSAP(Request[DSAPReply]):
+    """Open a session that a delegation stands for: a blob, or the index of a row."""
 
-declare(0x75, "TPM_SetOwnerPointer", "18.4", Duration.SHORT, (0,))
+    entity_type: U16
+    key_handle: U32
+    nonce_odd_dsap: Nonce
+    entity_value: Data
+
+
+@command(0x75, "TPM_SetOwnerPointer", "18.4", Duration.SHORT, (0,))
+class SetOwnerPointer(Request[NoReply]):
+    """Choose whose AuthData owner authorisation by OIAP and OSAP means: the owner's or a row's."""
+
+    entity_type: U16
+    entity_value: U32

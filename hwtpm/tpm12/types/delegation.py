@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from hwtpm.tpm12.const import DelegateType, Tag
-from hwtpm.tpm12.types import U8, U32, AuthValue, PcrInfoShort
+from hwtpm.tpm12.types import U8, U32, AuthValue, Data, Digest, PcrInfoShort, SecretData
 from hwtpm.wire import OneOf, Struct, structure
 
-__all__ = ["DelegatePublic", "DelegateTableRow", "Delegations", "FamilyTableEntry"]
+__all__ = [
+    "DelegateKeyBlob",
+    "DelegateOwnerBlob",
+    "DelegatePublic",
+    "DelegateSensitive",
+    "DelegateTableRow",
+    "Delegations",
+    "FamilyTableEntry",
+]
 
 
 @structure("TPM_DELEGATIONS", ref="Part 2, 20.2", head=Tag.DELEGATIONS.to_bytes(2, "big"))
@@ -51,3 +59,37 @@ class DelegateTableRow(Struct):
 
     pub: DelegatePublic
     auth_value: AuthValue
+
+
+@structure(
+    "TPM_DELEGATE_SENSITIVE", ref="Part 2, 20.11", head=Tag.DELEGATE_SENSITIVE.to_bytes(2, "big")
+)
+class DelegateSensitive(Struct):
+    """The secret part of a delegation, plain only in blobs for a TPM without an owner."""
+
+    auth_value: AuthValue
+
+
+@structure(
+    "TPM_DELEGATE_OWNER_BLOB", ref="Part 2, 20.12", head=Tag.DELEGATE_OWNER_BLOB.to_bytes(2, "big")
+)
+class DelegateOwnerBlob(Struct):
+    """A delegation of the owner outside the TPM."""
+
+    pub: DelegatePublic
+    integrity_digest: Digest
+    additional_area: Data
+    sensitive_area: SecretData
+
+
+@structure(
+    "TPM_DELEGATE_KEY_BLOB", ref="Part 2, 20.13", head=Tag.DELEGATE_KEY_BLOB.to_bytes(2, "big")
+)
+class DelegateKeyBlob(Struct):
+    """A delegation of a key."""
+
+    pub: DelegatePublic
+    integrity_digest: Digest
+    pub_key_digest: Digest  # SHA-1 of the TPM_STORE_PUBKEY
+    additional_area: Data
+    sensitive_area: SecretData

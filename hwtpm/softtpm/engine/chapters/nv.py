@@ -32,7 +32,7 @@ from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
 from hwtpm.tpm12.types import NvAttributes, NvDataPublic, PcrInfoShort, PcrSelection
 
-__all__: list[str] = []
+__all__ = ["count_write"]
 
 MAX_WRITES_WITHOUT_OWNER: Final = 64
 _TRIAL: Final = 0x0000F004  # TPM_NV_INDEX_TRIAL: define without defining
@@ -91,7 +91,7 @@ def _check_pcrs(call: Call, info: PcrInfoShort) -> None:
     check_release(call, ReleaseCondition.of_short(info))
 
 
-def _count_write(call: Call) -> Permanent:
+def count_write(call: Call) -> Permanent:
     """The state with one more write without an owner; it counts if the command succeeds."""
     permanent = call.tpm.permanent
     if call.tpm.owned:
@@ -150,7 +150,7 @@ def _authorise_definition(call: Call, request: NvDefineSpace, locked: bool) -> b
             raise Refuse(Rc.OWNER_SET)
         if not request.pub_info.data_size:
             raise Refuse(Rc.BAD_DATASIZE)
-    call.tpm.permanent = _count_write(call)
+    call.tpm.permanent = count_write(call)
     return request.enc_auth
 
 
@@ -288,7 +288,7 @@ def nv_write_value(call: Call, request: NvWriteValue) -> NoReply:
     if call.sessions:
         call.authorise_owner()
     else:
-        permanent = _count_write(call)
+        permanent = count_write(call)
     if _grants(area, NvPermission.AUTHWRITE):
         raise Refuse(Rc.AUTH_CONFLICT)
     if locked and index != NvIndex.DIR:
@@ -306,7 +306,7 @@ def _lock_globally(call: Call, request: NvWriteValue) -> NoReply:
     if call.sessions:
         call.authorise_owner()
     else:
-        _count_write(call)
+        count_write(call)
     if request.data:
         raise Refuse(Rc.BADINDEX)
     stclear = call.tpm.volatile
