@@ -97,6 +97,15 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "Part 2 22.1: v1 has 192 bytes; 26.1 stage 23 has no code for one that is too long, libtpms"
         " goes into failure mode",
     ),
+    "wrong secret of a transport session": _libtpms(
+        0x1D, "24.2 action 7.c says AUTHFAIL; libtpms answers as for TPM_ReleaseTransportSigned"
+    ),
+    "unknown command wrapped": _libtpms(0x0A, "24.2 action 3 says BAD_PARAMETER"),
+    "command without a header wrapped": _libtpms(0x19, "as above"),
+    "command without its session wrapped": _libtpms(0x19, "as above, for LEN1 less than 0"),
+    "handles of a wrapped release": _libtpms(
+        0, "24.3 has a handle, which is no data; libtpms knows that it refuses the command anyway"
+    ),
     "presence by command as delivered": Difference(
         {"engine": 0x00},
         "Part 2 7.1: physicalPresenceCMDEnable defaults to FALSE; our engine, which has no pin, is"

@@ -139,30 +139,35 @@ def test_high_pcrs_or_localities_make_a_1_2_certificate(
         verify(owned.key("signing"), reply.certify_info, reply.out_data)
 
 
+def certificates(certifier: KeyRef, key: KeyRef) -> tuple[CertifyKey, CertifyKey2]:
+    return (
+        CertifyKey(certifier.handle, key.handle, NONCE),
+        CertifyKey2(key.handle, certifier.handle, ZEROS, NONCE),
+    )
+
+
 def test_a_key_is_certified_in_its_state_and_locality_only(owned: Device) -> None:
     owned.reset_pcr16()
-    _, ref = make(owned, bound(owned, (16,), 0b00001))
-    ignored = bound(owned, (16,), 0b00001)
-    free = make(owned, replace(ignored, key_flags=KeyFlag.PCR_IGNORED_ON_READ))[1]
+    _, key = make(owned, bound(owned, (16,), 0b00001))
     signer = owned.load("signing")
-    for handle, outside in ((ref.handle, True), (free.handle, False)):
-        for request in (
-            CertifyKey(signer.handle, handle, NONCE),
-            CertifyKey2(handle, signer.handle, ZEROS, NONCE),
-        ):
-            locality = owned.expected("certifying from the wrong locality", Rc.BAD_LOCALITY)
-            wrong = locality if outside else Rc.SUCCESS
-            assert owned.refusal(request, USAGE, USAGE, locality=1) == wrong
+    locality = owned.expected("certifying from the wrong locality", Rc.BAD_LOCALITY)
+    for request in (*certificates(signer, key), *certificates(key, signer)):
+        assert owned.refusal(request, USAGE, USAGE) == Rc.SUCCESS
+        assert owned.refusal(request, USAGE, USAGE, locality=1) == locality
     pcr.extend(owned.client, 16, ZEROS)
-    for handle, outside in ((ref.handle, True), (free.handle, False)):
-        for request in (
-            CertifyKey(signer.handle, handle, NONCE),
-            CertifyKey2(handle, signer.handle, ZEROS, NONCE),
-        ):
-            wrong = Rc.WRONGPCRVAL if outside else Rc.SUCCESS
-            assert owned.refusal(request, USAGE, USAGE) == wrong
-    bound_signer = CertifyKey(ref.handle, signer.handle, NONCE)
-    assert owned.refusal(bound_signer, USAGE, USAGE) == Rc.WRONGPCRVAL
+    for request in (*certificates(signer, key), *certificates(key, signer)):
+        assert owned.refusal(request, USAGE, USAGE) == Rc.WRONGPCRVAL
+
+
+def test_a_key_that_may_be_read_in_every_state(owned: Device) -> None:
+    """pcrIgnoredOnRead: 13.8 action 9.a, 13.9 action 13.c."""
+    owned.reset_pcr16()
+    template = replace(bound(owned, (16,), 0b00001), key_flags=KeyFlag.PCR_IGNORED_ON_READ)
+    _, key = make(owned, template)
+    pcr.extend(owned.client, 16, ZEROS)
+    rc = owned.expected("certifying a key that ignores PCRs on reading", Rc.SUCCESS)
+    for request in certificates(owned.load("signing"), key):
+        assert owned.refusal(request, USAGE, USAGE, locality=1) == rc
 
 
 def test_below_a_key_with_pcrs_the_certificate_says_so(owned: Device) -> None:
