@@ -21,13 +21,13 @@ from typing import Any
 from engine_rig import Identity, Rig, owned_engine, root_key
 from fuzz_differences import OPAQUE, VENDOR_TEXT, explanation
 from fuzz_grammar import Grammar, KeyModel, prefabricate
+from fuzz_peer import ForkedLibtpms, PeerDied
 from fuzz_sides import Answer, Open, Plan, Side
 
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.engine.entropy import RepeatableEntropy
 from hwtpm.softtpm.engine.state import encode_permanent
-from hwtpm.softtpm.libtpms import LibtpmsTpm
 from hwtpm.softtpm.migration.libtpms_state import export_permanent
 from hwtpm.tpm12.const import StartupType
 from hwtpm.tpm12.rc import NON_FATAL, Rc
@@ -83,29 +83,20 @@ class Report:
 class Twins:
     """The two TPMs from one state, and the keys that both can load."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        ours: MemoryStorage,
-        libtpms: LibtpmsTpm,
-        theirs: MemoryStorage,
-        keys: list[KeyModel],
-    ) -> None:
-        self.tpms = engine, libtpms
-        self._storages = ours, theirs
-        self._states = dict(ours.blobs), dict(theirs.blobs)
+    def __init__(self, engine: Engine, keys: list[KeyModel]) -> None:
+        self.engine = engine
+        self.libtpms = ForkedLibtpms(export_permanent(engine.permanent))
         self.keys = keys
+        self._ours = encode_permanent(engine.permanent)
 
     def fresh(self) -> tuple[Side, Side]:
-        """Both as they were at the start, powered and started."""
-        sides = []
-        for name, tpm, storage, state in zip(
-            ("ours", "theirs"), self.tpms, self._storages, self._states, strict=True
-        ):
-            storage.blobs = dict(state)
-            tpm.power_on()
-            sides.append(Side(name, tpm))
-        return sides[0], sides[1]
+        """Both as they were at the start, powered on."""
+        storage = self.engine.storage
+        assert isinstance(storage, MemoryStorage)
+        storage.blobs = {StateName.PERMANENT: self._ours}
+        self.engine.power_on()
+        self.libtpms.fresh()
+        return Side("ours", self.engine), Side("libtpms", self.libtpms)
 
 
 class Episode:
@@ -297,6 +288,9 @@ class Episode:
     def _issue(self, side: Side, plan: Plan) -> Answer:
         try:
             return side.issue(plan)
+        except PeerDied:
+            self._note(f"{plan.row.name}: libtpms crashed", f"{plan.fields}")
+            raise Parted from None
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._note(
@@ -405,15 +399,11 @@ def twins(seed: int) -> Iterator[Twins]:
     roots = [root_key(entropy.rsa_key(2048)) for _ in range(2)]
     engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)))
     keys = prefabricate(Rig(engine).create_key, random.Random(seed))
-    ours, theirs = engine.storage, MemoryStorage()
-    assert isinstance(ours, MemoryStorage)
-    ours.store(StateName.PERMANENT, encode_permanent(engine.permanent))
-    theirs.store(StateName.PERMANENT, export_permanent(engine.permanent))
-    libtpms = LibtpmsTpm(theirs)
+    made = Twins(engine, keys)
     try:
-        yield Twins(engine, ours, libtpms, theirs, keys)
+        yield made
     finally:
-        libtpms.close()
+        made.libtpms.close()
 
 
 def main() -> None:

@@ -9,9 +9,8 @@ import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from hwtpm.softtpm.base import SoftwareTpm
 from hwtpm.tpm12.auth import adip_xor, request_digest, response_digest, session_hmac
 from hwtpm.tpm12.const import Tag
 from hwtpm.tpm12.frame import AUTH_RESPONSE_SIZE, HEADER_SIZE
@@ -73,10 +72,18 @@ class Answer:
         return rc_of(self.raw)
 
 
+class Tpm(Protocol):
+    """What the fuzzer asks of a TPM."""
+
+    def power_on(self) -> None: ...
+
+    def execute(self, command: bytes, locality: int = 0) -> bytes: ...
+
+
 class Side:
     """One TPM with what was opened, loaded and made in it."""
 
-    def __init__(self, name: str, tpm: SoftwareTpm) -> None:
+    def __init__(self, name: str, tpm: Tpm) -> None:
         self.name = name
         self.tpm = tpm
         self.sessions: dict[str, Open] = {}

@@ -1,0 +1,92 @@
+"""libtpms in a child process: it may crash there, and its one TPM a process is no limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from typing import Final
+
+from hwtpm.softtpm.base import MemoryStorage, StateName
+from hwtpm.softtpm.libtpms import LibtpmsTpm
+
+__all__ = ["ForkedLibtpms", "PeerDied"]
+
+_HEAD: Final = struct.Struct(">BI")
+_POWER, _FRESH = 0xFE, 0xFF  # a locality otherwise
+
+
+class PeerDied(Exception):
+    """The child has crashed on a command; the next `fresh` starts another one."""
+
+
+class ForkedLibtpms:
+    """A TPM whose state is always the same at `fresh`.
+
+    Args:
+        permanent: libtpms' permanent state.
+    """
+
+    description = "libtpms"
+
+    def __init__(self, permanent: bytes) -> None:
+        self._permanent = permanent
+        self._pid = 0
+        self._socket: socket.socket | None = None
+
+    def fresh(self) -> None:
+        """Back to the first state, powered on."""
+        if self._socket is None:
+            self._spawn()
+        self._ask(_FRESH, b"")
+
+    def power_on(self) -> None:
+        """A power cycle."""
+        self._ask(_POWER, b"")
+
+    def execute(self, command: bytes, locality: int = 0) -> bytes:
+        return self._ask(locality, command)
+
+    def close(self) -> None:
+        """End the child."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+    def _ask(self, what: int, data: bytes) -> bytes:
+        assert self._socket is not None
+        try:
+            self._socket.send(_HEAD.pack(what, len(data)) + data)
+            answer = self._socket.recv(1 << 16)
+        except ConnectionResetError:
+            answer = b""
+        if not answer:
+            self.close()
+            raise PeerDied
+        return answer
+
+    def _spawn(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._socket.close()
+            _serve(theirs, self._permanent)
+            os._exit(0)
+        theirs.close()
+
+
+def _serve(commands: socket.socket, permanent: bytes) -> None:
+    storage = MemoryStorage()
+    tpm = LibtpmsTpm(storage)
+    while message := commands.recv(1 << 16):
+        what, _ = _HEAD.unpack_from(message)
+        if what == _FRESH:
+            storage.blobs = {StateName.PERMANENT: permanent}
+        if what in (_FRESH, _POWER):
+            tpm.power_on()
+            commands.send(b"on")
+        else:
+            commands.send(tpm.execute(message[_HEAD.size :], what))
