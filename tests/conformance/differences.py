@@ -67,6 +67,10 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         {"engine": 0x22, "libtpms": 0x22, "swtpm": 0x22},
         "22.1 action 7 says BAD_PARAMETER; client software knows INVALID_AUTHHANDLE from all chips",
     ),
+    "flushing a transport session that is not there": _libtpms(
+        0x22, "22.1 action 7 says BAD_PARAMETER"
+    ),
+    "flushing a DAA session that is not there": _libtpms(0x58, "as above"),
     "NV area of 1 MiB": _libtpms(
         0x17, "20.1 action 11 says NOSPACE; libtpms finds that it cannot allocate so much"
     ),
@@ -106,6 +110,34 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "handles of a wrapped release": _libtpms(
         0, "24.3 has a handle, which is no data; libtpms knows that it refuses the command anyway"
     ),
+    "migration key whose modulus is too short": _libtpms(
+        0x00, "11.3 action 1: the key has the strength of RSA 2048; libtpms believes its parameters"
+    ),
+    "authorised for another migration scheme": _libtpms(
+        0x00, "Part 2 4.10: a MIGRATE key is for all modes but rewrap; libtpms compares nothing"
+    ),
+    "trailing bytes in a migration blob": _libtpms(
+        0x00, "Part 2 10.8 has nothing behind partPrivKey; libtpms decodes what it needs"
+    ),
+    "migrating to a key without OAEP": _libtpms(
+        0x00, "11.4 action 2 asks it of the authority; no parent could decrypt another scheme"
+    ),
+    "migrating to a modulus too short": _libtpms(
+        0x2B, "11.4 action 3 has no code; libtpms finds that the blob is too long for that key"
+    ),
+    "reserved restriction bits": _libtpms(
+        0x00, "Part 2 5.17: bits 26:0 MUST be 0; libtpms stores them"
+    ),
+    "trailing bytes in a ticket": _libtpms(
+        0x00,
+        "11.9: sigTicket is a TPM_HMAC, restrictTicket a TPM_CMK_AUTH; libtpms ignores the rest",
+    ),
+    "changed flags of a migrated key": _libtpms(
+        0x24, "11.10 action 14 comes before 15 and 16; libtpms compares no pubDataDigest"
+    ),
+    "changed public part of a migrated key": _libtpms(
+        0x00, "11.10 action 14: migratedKey corresponds to d2; libtpms leaves that to TPM_LoadKey2"
+    ),
     "presence by command as delivered": Difference(
         {"engine": 0x00},
         "Part 2 7.1: physicalPresenceCMDEnable defaults to FALSE; our engine, which has no pin, is"
@@ -129,6 +161,17 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "family flag that is no boolean": _libtpms(
         0x00, "19.1 actions 7.a and 8.a: validate that opData is a Boolean; libtpms takes any byte"
     ),
+    "managing the own family by pointer": _libtpms(
+        0x4C,
+        "19.1 action 2.b.ii: the row's family is right; libtpms looks into the OIAP session",
+    ),
+    "renewing another family by pointer": _libtpms(
+        0x00, "19.6 action 6: if delegated; libtpms asks only for DSAP sessions"
+    ),
+    "OSAP session for a reserved handle": _libtpms(
+        0x35, "18.2 has no code for it; our engine answers as for any handle that is no key's"
+    ),
+    "OSAP session for the EK": _libtpms(0x0D, "as above"),
     "delegating in an OIAP session": _libtpms(
         0x2C, "19.2 action 5, 19.3 action 5 say INVALID_AUTHHANDLE; libtpms says BAD_MODE"
     ),
@@ -142,9 +185,6 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         0x43, "21.3 actions 5 and 6 say BADCONTEXT; libtpms reads the contents before that"
     ),
     "context of no type": _libtpms(0x35, "as above"),
-    "session of an area that was defined anew": _libtpms(
-        0x00, "21.3 action 5.a.ii; libtpms looks at nothing but keys, so the old secret is good"
-    ),
     "moving out an owner-evict key": _libtpms(
         0x00, "21.1: only the owner evicts it; libtpms forgets to look in TPM_SaveKeyContext"
     ),
@@ -161,6 +201,11 @@ DIFFERENCES: Final[dict[str, Difference]] = {
 
 _ORDER = "the session of the sample does not exist, and neither Part 1 nor the command says first"
 _KEY_FORM = "a key structure that is wrong in two ways; libtpms looks at the algorithm first"
+
+_CONTEXT = "21.3 action 6.e; libtpms finds that it cannot decrypt it"
+_PARMS = (
+    "key parameters that do not decode; libtpms decodes them before it looks for key or session"
+)
 
 FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("*", 0x19, 0x17): "a size beyond the frame; over 64 KiB libtpms' allocator refuses it, SIZE",
@@ -184,6 +229,16 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_NV_DefineSpace", 0x22, 0x43): _ORDER,
     ("TPM_CreateEndorsementKeyPair", 0x08, 0x28): "there is a key, and the parameters are wrong",
     ("TPM_CreateEndorsementKeyPair", 0x08, 0x17): "there is a key, and the parameters are wrong",
+    ("TPM_AuthorizeMigrationKey", 0x22, 0x17): _PARMS,
+    ("TPM_AuthorizeMigrationKey", 0x22, 0x19): _PARMS,
+    ("TPM_CMK_ConvertMigration", 0x22, 0x19): _PARMS,
+    ("TPM_CMK_ConvertMigration", 0x03, 0x28): _PARMS,
+    ("TPM_CMK_CreateKey", 0x22, 0x17): _PARMS,
+    ("TPM_CMK_CreateKey", 0x22, 0x28): _PARMS,
+    ("TPM_CreateMigrationBlob", 0x22, 0x28): _PARMS,
+    ("TPM_CreateMigrationBlob", 0x22, 0x01): _ORDER,
+    ("TPM_MigrateKey", 0x0C, 0x19): _PARMS,
+    ("TPM_MigrateKey", 0x0C, 0x28): _PARMS,
     ("TPM_CreateWrapKey", 0x22, 0x28): _KEY_FORM,
     ("TPM_CreateWrapKey", 0x22, 0x17): _KEY_FORM,
     ("TPM_CreateWrapKey", 0x19, 0x28): _KEY_FORM,
@@ -203,5 +258,9 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     " failure mode until the next power cycle",
     ("TPM_NV_DefineSpace", 0x3B, 0x09): "as above, in an area that nobody could define anyway",
     ("TSC_PhysicalPresence", 0x00, 0x03): "bit 15, which Part 2 4.9 leaves out and 6.6 ignores",
+    ("TPM_KeyControlOwner", 0x22, 0x17): "a size beyond the frame inside TPM_PUBKEY: as for *",
+    ("TPM_LoadContext", 0x5A, 0x21): _CONTEXT,
+    ("TPM_LoadKeyContext", 0x5A, 0x21): _CONTEXT,
+    ("TPM_LoadAuthContext", 0x5A, 0x21): _CONTEXT,
 }
 """Command, our engine's answer to a damaged form of it, libtpms' answer; and why they differ."""

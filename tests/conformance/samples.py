@@ -6,6 +6,7 @@ The sessions and handles in them name nothing: such a request is refused, but no
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Final
 
 from conformance_rig import NO_HANDLE, SRK_HANDLE, ZEROS
@@ -20,6 +21,7 @@ from hwtpm.tpm12.commands import (
     counters,
     cryptography,
     daa,
+    delegation,
     deprecated,
     endorsement,
     eviction,
@@ -49,6 +51,7 @@ from hwtpm.tpm12.types import (
     StoredData,
 )
 from hwtpm.tpm12.types.context import ContextBlob
+from hwtpm.tpm12.types.delegation import DelegateOwnerBlob, DelegatePublic, Delegations
 from hwtpm.tpm12.types.migration import CmkAuth, MigrationKeyAuth, MsaComposite
 from hwtpm.wire import Struct
 
@@ -66,6 +69,9 @@ _AREA: Final = NvDataPublic(
 _PUBLIC: Final = PubKey(_EK, b"\xc1" * 256)
 _MIGRATION_KEY: Final = MigrationKeyAuth(_PUBLIC, 1, ZEROS)
 _AUTHORITIES: Final = MsaComposite((ZEROS, ZEROS))
+_DELEGATION: Final = DelegatePublic(1, unrestricted(), Delegations(1, 1, 0), 1, 1)
+
+_CONTEXT: Final = ContextBlob(2, 0, bytes(16), 1, ZEROS, b"", bytes(99))
 
 _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     startup.Startup(1),
@@ -144,6 +150,15 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     authdata.ChangeAuthOwner(4, ZEROS, 2),
     sessions.OIAP(),
     sessions.OSAP(4, SRK_HANDLE, ZEROS),
+    sessions.DSAP(8, 0, ZEROS, bytes(4)),
+    sessions.SetOwnerPointer(2, 0),
+    delegation.DelegateManage(1, 2, b"\1"),
+    delegation.CreateKeyDelegation(NO_HANDLE, _DELEGATION, ZEROS),
+    delegation.CreateOwnerDelegation(False, _DELEGATION, ZEROS),
+    delegation.LoadOwnerDelegation(0, DelegateOwnerBlob(_DELEGATION, ZEROS, b"", b"").encode()),
+    delegation.DelegateReadTable(),
+    delegation.UpdateVerification(bytes(4)),
+    delegation.VerifyDelegation(b"\0\x2a"),
     nv.NvDefineSpace(_AREA, ZEROS),
     nv.NvWriteValue(0x1000, 0, b"12345678"),
     nv.NvWriteValueAuth(0x1000, 0, b"12345678"),
@@ -160,13 +175,13 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     daa.DaaSign(NO_HANDLE, 0, bytes(148), b""),
     context.KeyControlOwner(NO_HANDLE, PubKey(_EK, bytes(256)), 1, True),
     context.SaveContext(NO_HANDLE, 2, bytes(16)),
-    context.LoadContext(NO_HANDLE, False, ContextBlob(2, 0, bytes(16), 1, ZEROS, b"", bytes(99))),
+    context.LoadContext(NO_HANDLE, False, _CONTEXT),
     deprecated.EvictKey(NO_HANDLE),
     deprecated.TerminateHandle(NO_HANDLE),
     deprecated.SaveKeyContext(NO_HANDLE),
-    deprecated.LoadKeyContext(bytes(99)),
+    deprecated.LoadKeyContext(replace(_CONTEXT, resource_type=1).encode()),
     deprecated.SaveAuthContext(NO_HANDLE),
-    deprecated.LoadAuthContext(bytes(99)),
+    deprecated.LoadAuthContext(_CONTEXT.encode()),
     deprecated.Reset(),
     deprecated.DisablePubekRead(),
     deprecated.DirWriteAuth(0, ZEROS),
