@@ -124,10 +124,8 @@ class SignedLog:
         log = log_out(log, ticks, _digest_out(self.request.command, self.reply.encode()), locality)
         for logged in self.commands:
             row = _row_of(logged.command)
-            keys = (
-                pub_key_digest(_known(moduli, handle))
-                for handle in key_handles(row, logged.command)
-            )
+            handles = key_handles(row, logged.command)
+            keys = [pub_key_digest(_known(moduli, handle)) for handle in handles]
             log = log_in(log, _inner_digest_in(row, logged.command), *keys)
             at = CurrentTicks(logged.ticks, ticks.tick_rate, ticks.tick_nonce)
             log = log_out(log, at, _inner_digest_out(row, logged.response), logged.locality)
@@ -159,6 +157,11 @@ class TransportSession:
     def handle(self) -> int:
         """The TPM's handle of this session."""
         return self._auth.handle
+
+    @property
+    def authorisation(self) -> AuthSession:
+        """The session as TPM_ReleaseTransportSigned takes it."""
+        return self._auth
 
     @property
     def attached(self) -> Attached:

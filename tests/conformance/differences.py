@@ -261,6 +261,8 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_KeyControlOwner", 0x22, 0x17): "a size beyond the frame inside TPM_PUBKEY: as for *",
     ("TPM_LoadContext", 0x5A, 0x21): _CONTEXT,
     ("TPM_LoadKeyContext", 0x5A, 0x21): _CONTEXT,
+    ("TPM_LoadKeyContext", 0x19, 0x21): "as above; libtpms does not look at the outer size",
     ("TPM_LoadAuthContext", 0x5A, 0x21): _CONTEXT,
+    ("TPM_LoadAuthContext", 0x19, 0x21): "as above; libtpms does not look at the outer size",
 }
 """Command, our engine's answer to a damaged form of it, libtpms' answer; and why they differ."""

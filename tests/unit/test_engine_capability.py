@@ -31,12 +31,10 @@ def u32(value: int) -> bytes:
     return value.to_bytes(4, "big")
 
 
-# Ours by design: no transport sessions, contexts, delegation or DAA yet; own vendor, own timeouts,
+# Ours by design: no contexts, delegation or DAA yet; own vendor, own timeouts,
 # own NV size; what ST_STATE resets.
 OWN_PROPERTIES = {
     CapProperty.MANUFACTURER,
-    CapProperty.TRANSESS,
-    CapProperty.MAX_TRANSESS,
     CapProperty.CONTEXT,
     CapProperty.MAX_CONTEXT,
     CapProperty.FAMILYROWS,
@@ -45,8 +43,6 @@ OWN_PROPERTIES = {
     CapProperty.DELEGATE_ROW,
     CapProperty.MAX_DAASESS,
     CapProperty.DAASESS,
-    CapProperty.SESSIONS,
-    CapProperty.MAX_SESSIONS,
     CapProperty.MAX_NV_AVAILABLE,
 }
 

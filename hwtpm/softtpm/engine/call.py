@@ -229,7 +229,15 @@ class Tail:
     """The 45 bytes that a request carries for one session, the secret it was proven with, and the
     session's next even nonce (made with the response if no action needed it before)."""
 
-    __slots__ = ("continue_session", "handle", "hmac", "key", "nonce_even", "nonce_odd")
+    __slots__ = (
+        "continue_session",
+        "handle",
+        "hmac",
+        "key",
+        "nonce_even",
+        "nonce_odd",
+        "of_transport",
+    )
 
     def __init__(self, handle: int, nonce_odd: bytes, continue_session: int, mac: bytes) -> None:
         self.handle = handle
@@ -238,6 +246,7 @@ class Tail:
         self.hmac = mac
         self.key = b""
         self.nonce_even = b""
+        self.of_transport = False  # the handle is that of a transport session
 
 
 OWNER_ENTITY: Final = (int(EntityType.OWNER), int(KeyHandleValue.OWNER).to_bytes(4, "big"))

@@ -339,7 +339,13 @@ class Engine:
 
     def _close_sessions_of(self, tails: list[Tail]) -> None:
         for tail in tails:
-            self._drop_session(tail.handle)
+            self._close_session_of(tail)
+
+    def _close_session_of(self, tail: Tail) -> None:
+        if tail.of_transport:
+            self.transports.drop(tail.handle)
+        else:
+            self.sessions.drop(tail.handle)
 
     @property
     def _changes(self) -> int:
@@ -465,6 +471,7 @@ class Engine:
                 at += 4
         for number, tail in enumerate(call.tails, 1):
             if wanted[-1:] == (Authorises.TRANSPORT,) and number == len(call.tails):
+                tail.of_transport = True
                 session: Session | None = self.transports.get(tail.handle)
             else:
                 session = self.sessions.get(tail.handle)
@@ -532,11 +539,7 @@ class Engine:
             if tail.continue_session:
                 session.nonce_even = tail.nonce_even
             else:
-                self._drop_session(session.handle)
-
-    def _drop_session(self, handle: int) -> None:
-        if not self.sessions.drop(handle):
-            self.transports.drop(handle)
+                self._close_session_of(tail)
 
     # --- the saved state -----------------------------------------------------------------------
 
@@ -559,12 +562,12 @@ class Engine:
         return self._measurement is not None
 
     def export_volatile(self) -> bytes:
-        """See `SoftwareTpm.export_volatile`."""
+        """See `MovableTpm.export_volatile`."""
         self._require_power()
         return export_volatile(self)
 
     def import_volatile(self, blob: bytes) -> None:
-        """See `SoftwareTpm.import_volatile`."""
+        """See `MovableTpm.import_volatile`."""
         self._require_open()
         import_volatile(self, blob)
 

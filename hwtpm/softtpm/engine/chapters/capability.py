@@ -14,6 +14,7 @@ from hwtpm.softtpm.engine.lockout import THRESHOLD
 from hwtpm.softtpm.engine.rsa import rsa_parms
 from hwtpm.softtpm.engine.sessions import MAX_SESSIONS
 from hwtpm.softtpm.engine.state import MAX_COUNTERS, MAX_DELEGATE_ROWS, MAX_FAMILIES
+from hwtpm.softtpm.engine.transports import MAX_TRANSPORTS
 from hwtpm.softtpm.engine.version import MANUFACTURER, version_info
 from hwtpm.tpm12.commands.capability import (
     GetCapability,
@@ -42,6 +43,7 @@ from hwtpm.tpm12.types import (
     StclearFlags,
     Version,
 )
+from hwtpm.tpm12.wrapped import CIPHERS
 from hwtpm.wire import WireError
 
 __all__: list[str] = []
@@ -157,16 +159,19 @@ def _adip(call: Call, sub_cap: bytes) -> bytes:
 
 
 @_area(Capability.SYM_MODE)
-@_area(Capability.TRANS_ALG)
 def _nothing(call: Call, sub_cap: bytes) -> bytes:
     _number(sub_cap)
     return _bool(False)
 
 
+@_area(Capability.TRANS_ALG)
+def _transport_algorithm(call: Call, sub_cap: bytes) -> bytes:
+    return _bool(_number(sub_cap) in CIPHERS)
+
+
 @_area(Capability.TRANS_ES)
-def _no_transport_scheme(call: Call, sub_cap: bytes) -> bytes:
-    _number(sub_cap, 2)
-    return _bool(False)
+def _transport_scheme(call: Call, sub_cap: bytes) -> bytes:
+    return _bool(_number(sub_cap, 2) in CIPHERS[KeyAlgorithm.AES128])
 
 
 @_area(Capability.CHECK_LOADED)
@@ -237,7 +242,9 @@ def _handles_of_type(call: Call, sub_cap: bytes) -> bytes:
             return _handles(session.handle for session in tpm.sessions)
         case ResourceType.COUNTER:
             return _handles(counter.handle for counter in tpm.permanent.counters)
-        case ResourceType.TRANS | ResourceType.CONTEXT | ResourceType.DAA_TPM:
+        case ResourceType.TRANS:
+            return _handles(session.handle for session in tpm.transports)
+        case ResourceType.CONTEXT | ResourceType.DAA_TPM:
             return _handles(())
         case _:
             raise Refuse(Rc.BAD_MODE)
@@ -302,8 +309,12 @@ def _fixed(value: bytes) -> Property:
     return lambda _: value
 
 
-def _free_sessions(call: Call) -> bytes:
-    return _u32(MAX_SESSIONS - len(call.tpm.sessions))
+def _free_sessions(call: Call) -> int:
+    return MAX_SESSIONS - len(call.tpm.sessions)
+
+
+def _free_transports(call: Call) -> int:
+    return MAX_TRANSPORTS - len(call.tpm.transports)
 
 
 _PROPERTIES.update(
@@ -313,11 +324,11 @@ _PROPERTIES.update(
         CapProperty.MANUFACTURER: _fixed(MANUFACTURER),
         CapProperty.KEYS: lambda call: _u32(MAX_KEYS - len(call.tpm.keys)),
         CapProperty.MIN_COUNTER: _fixed(_u32(0)),
-        CapProperty.AUTHSESS: _free_sessions,
-        CapProperty.TRANSESS: _fixed(_u32(0)),
+        CapProperty.AUTHSESS: lambda call: _u32(_free_sessions(call)),
+        CapProperty.TRANSESS: lambda call: _u32(_free_transports(call)),
         CapProperty.COUNTERS: lambda call: _u32(MAX_COUNTERS - len(call.tpm.permanent.counters)),
         CapProperty.MAX_AUTHSESS: _fixed(_u32(MAX_SESSIONS)),
-        CapProperty.MAX_TRANSESS: _fixed(_u32(0)),
+        CapProperty.MAX_TRANSESS: _fixed(_u32(MAX_TRANSPORTS)),
         CapProperty.MAX_COUNTERS: _fixed(_u32(MAX_COUNTERS)),
         CapProperty.MAX_KEYS: _fixed(_u32(MAX_KEYS)),
         CapProperty.OWNER: lambda call: _bool(call.tpm.owned),
@@ -331,9 +342,9 @@ _PROPERTIES.update(
         CapProperty.DAASESS: _fixed(_u32(0)),
         CapProperty.CONTEXT_DIST: _fixed(_u32(0xFFFFFFFF)),
         CapProperty.DAA_INTERRUPT: _fixed(_bool(True)),
-        CapProperty.SESSIONS: _free_sessions,
-        CapProperty.MAX_SESSIONS: _fixed(_u32(MAX_SESSIONS)),
-        CapProperty.CMK_RESTRICTION: _fixed(_u32(0)),
+        CapProperty.SESSIONS: lambda call: _u32(_free_sessions(call) + _free_transports(call)),
+        CapProperty.MAX_SESSIONS: _fixed(_u32(MAX_SESSIONS + MAX_TRANSPORTS)),
+        CapProperty.CMK_RESTRICTION: lambda call: _u32(call.tpm.permanent.restrict_delegate),
         CapProperty.DURATION: _fixed(_u32(*_DURATIONS_US)),
         CapProperty.ACTIVE_COUNTER: lambda call: _u32(active_counter(call.tpm.volatile)),
         CapProperty.MAX_NV_AVAILABLE: lambda call: _u32(call.tpm.permanent.nv_available),

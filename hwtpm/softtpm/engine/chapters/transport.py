@@ -47,7 +47,7 @@ from hwtpm.tpm12.wrapped import (
     request_data,
     response_data,
 )
-from hwtpm.wire import WireError
+from hwtpm.wire import Fault, WireError
 
 __all__: list[str] = []
 
@@ -101,11 +101,17 @@ def _decrypted_secret(call: Call, request: EstablishTransport) -> bytes:
     check_release(call, key.condition)
     scheme = key.key.algorithm_parms.enc_scheme
     try:
-        return TransportAuth.decode(decrypt(key.private, request.secret, scheme)).auth_data
+        plain = decrypt(key.private, request.secret, scheme)
     except ValueError:
         raise Refuse(Rc.DECRYPT_ERROR) from None
-    except WireError:
-        raise Refuse(Rc.INVALID_STRUCTURE) from None
+    try:
+        # Part 3 does not say what to make of bytes behind the structure; libtpms takes them.
+        auth, _ = TransportAuth.layout.read(plain, 0, len(plain))
+    except WireError as error:
+        wrong_tag = error.fault is Fault.HEAD
+        raise Refuse(Rc.INVALID_STRUCTURE if wrong_tag else Rc.BAD_PARAM_SIZE) from None
+    secret: bytes = auth.auth_data
+    return secret
 
 
 def _authorise(call: Call, key: LoadedKey, *, left_out: bool) -> None:
