@@ -64,11 +64,12 @@ class FrameServer:
         loop.watch(listener, self._accept)
 
     def close(self) -> None:
-        """Hang up on everybody and stop accepting."""
+        """Hang up on everybody and stop accepting; closing twice is allowed."""
         self._open = False
         for client in tuple(self._clients.values()):
             self._drop(client)
         if self._accepting:
+            self._accepting = False
             self._loop.unwatch(self._listener)
 
     def _accept(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def modulus(shown: str) -> str:
     return "".join(lines).replace(" ", "")
 
 
-# --- what any user may ask -----------------------------------------------------------------------
+# --- what any user may ask ----------------------------------------------------------------------
 
 
 def test_version_and_self_test(tools: Tools) -> None:
@@ -59,7 +58,7 @@ def test_version_and_self_test(tools: Tools) -> None:
     assert "TPM Test Results" in tools("tpm_selftest", "-r")
 
 
-# --- endorsement key and owner -------------------------------------------------------------------
+# --- endorsement key and owner ------------------------------------------------------------------
 
 
 def test_endorsement_key_is_made_once_and_then_for_its_owner_only(tools: Tools) -> None:
@@ -123,7 +122,7 @@ def test_clearing_can_be_forbidden(owned: Tools) -> None:
     assert "Force Clear Disabled: true" in shown
 
 
-# --- switches --------------------------------------------------------------------------------------
+# --- switches -------------------------------------------------------------------------------------
 
 
 def test_switches_of_the_owner_and_of_presence(owned: Tools) -> None:
@@ -164,7 +163,7 @@ def test_operator_deactivates_for_this_boot(owned: Tools) -> None:
     owned.refused("TPM is deactivated", "tpm_setactive", "-s", "-z")
 
 
-# --- storage ---------------------------------------------------------------------------------------
+# --- storage --------------------------------------------------------------------------------------
 
 
 NV_AREAS = [
@@ -216,7 +215,7 @@ def test_storage_root_key_is_shown_to_whom_its_owner_says(owned: Tools) -> None:
         assert reader in owned("tpm_restrictsrk", "-s", "-z")
 
 
-# --- tpm-quote-tools -------------------------------------------------------------------------------
+# --- tpm-quote-tools ------------------------------------------------------------------------------
 
 
 def test_quote_of_an_identity_key_verifies(owned: Tools) -> None:
