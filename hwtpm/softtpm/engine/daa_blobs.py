@@ -1,32 +1,42 @@
 """TPM_DAA_BLOB: DAA secrets that the TPM gives out and takes back (Part 2 sections 22.8, 22.9).
 
 Only the TPM that made a blob opens it, and only until its daaProof and daaBlobKey change. The
-specification leaves the cipher to the TPM: here AES-128 in counter mode.
+specification leaves the cipher open. It is libtpms', so a TPM that moves between the two keeps its
+credentials: AES-128-CBC with padding by PKCS #7 and an initial vector of zeros. Two blobs that
+begin alike show that they do, which tells their issuer at most: v0 and v1 are random.
 """
 
 from __future__ import annotations
 
 import hmac
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse
-from hwtpm.tpm12.aes import AES_BLOCK_SIZE, aes128_ctr
+from hwtpm.tpm12.aes import AES_BLOCK_SIZE
 from hwtpm.tpm12.const import DIGEST_SIZE, ResourceType
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types.daa import DaaBlob, DaaSensitive
 from hwtpm.wire import WireError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.modes import CBC
+
 __all__ = ["open_blob", "seal_blob"]
 
 _LABEL: Final = bytes(16)
+_BLOCK_BITS: Final = 8 * AES_BLOCK_SIZE
 
 
 def seal_blob(call: Call, kind: ResourceType, data: bytes) -> bytes:
     """The blob of that type (DAA_TPM, DAA_V0, DAA_V1) that holds `data`."""
-    counter = call.tpm.random(AES_BLOCK_SIZE)
-    sensitive = aes128_ctr(call.tpm.permanent.daa_blob_key, counter, DaaSensitive(data).encode())
-    blob = DaaBlob(kind, _LABEL, bytes(DIGEST_SIZE), counter, sensitive)
+    from cryptography.hazmat.primitives.padding import PKCS7
+
+    padder, encryptor = PKCS7(_BLOCK_BITS).padder(), _cipher(call).encryptor()
+    padded = padder.update(DaaSensitive(data).encode()) + padder.finalize()
+    sensitive = encryptor.update(padded) + encryptor.finalize()
+    blob = DaaBlob(kind, _LABEL, bytes(DIGEST_SIZE), b"", sensitive)
     return replace(blob, blob_integrity=_integrity(call, blob)).encode()
 
 
@@ -36,17 +46,25 @@ def open_blob(call: Call, kind: ResourceType, encoded: bytes) -> bytes:
     Raises:
         Refuse: DAA_INPUT_DATA0 if it is no such blob of this TPM, or of another type.
     """
+    from cryptography.hazmat.primitives.padding import PKCS7
+
     try:
         blob = DaaBlob.decode(encoded)
-    except WireError:
+        genuine = hmac.compare_digest(blob.blob_integrity, _integrity(call, blob))
+        if not genuine or blob.resource_type != kind:
+            raise Refuse(Rc.DAA_INPUT_DATA0)
+        decryptor, unpadder = _cipher(call).decryptor(), PKCS7(_BLOCK_BITS).unpadder()
+        padded = decryptor.update(blob.sensitive_data) + decryptor.finalize()
+        return DaaSensitive.decode(unpadder.update(padded) + unpadder.finalize()).internal_data
+    except (WireError, ValueError):
         raise Refuse(Rc.DAA_INPUT_DATA0) from None
-    genuine = hmac.compare_digest(blob.blob_integrity, _integrity(call, blob))
-    if not genuine or blob.resource_type != kind:
-        raise Refuse(Rc.DAA_INPUT_DATA0)
-    key = call.tpm.permanent.daa_blob_key
-    return DaaSensitive.decode(
-        aes128_ctr(key, blob.additional_data, blob.sensitive_data)
-    ).internal_data
+
+
+def _cipher(call: Call) -> Cipher[CBC]:
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    key = algorithms.AES128(call.tpm.permanent.daa_blob_key)
+    return Cipher(key, modes.CBC(bytes(AES_BLOCK_SIZE)))
 
 
 def _integrity(call: Call, blob: DaaBlob) -> bytes:

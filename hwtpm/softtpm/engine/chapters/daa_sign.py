@@ -12,6 +12,8 @@ from typing import Final
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.daa_blobs import open_blob
 from hwtpm.softtpm.engine.daa_math import (
+    V0_SIZE,
+    V1_SIZE,
     blinding,
     issuer_of,
     number,
@@ -90,9 +92,19 @@ def _identity_modulus(call: Call, data: bytes) -> bytes:
     return key.key.pub_key
 
 
-def _open_v(call: Call, kind: ResourceType, digest: bytes, data: bytes) -> int:
-    """v0 or v1 from its blob, which must be of the same join as the session's secrets."""
-    v = open_blob(call, kind, data)
+def _v0(step: Step) -> int:
+    """v0 from its blob, which must be of the same join as the session's secrets."""
+    v0 = open_blob(step.call, ResourceType.DAA_V0, step.data0)
+    return _known(v0.rjust(V0_SIZE, b"\0"), step.session.tpm.digest_v0)
+
+
+def _v1(step: Step) -> int:
+    """v1 likewise."""
+    v1 = open_blob(step.call, ResourceType.DAA_V1, step.data0)
+    return _known(v1.rjust(V1_SIZE, b"\0"), step.session.tpm.digest_v1)
+
+
+def _known(v: bytes, digest: bytes) -> int:
     if hashlib.sha1(v).digest() != digest:
         raise Refuse(Rc.DAA_INPUT_DATA0)
     return number(v)
@@ -100,20 +112,17 @@ def _open_v(call: Call, kind: ResourceType, digest: bytes, data: bytes) -> int:
 
 def _s2(step: Step) -> Outcome:
     """Stage 13."""
-    v0 = _open_v(step.call, ResourceType.DAA_V0, step.session.tpm.digest_v0, step.data0)
-    return step.advance(), split_answer(step.session, v0)[0]
+    return step.advance(), split_answer(step.session, _v0(step))[0]
 
 
 def _s12(step: Step) -> Outcome:
     """Stage 14."""
-    v0 = _open_v(step.call, ResourceType.DAA_V0, step.session.tpm.digest_v0, step.data0)
-    return step.advance(scratch=split_answer(step.session, v0)[1]), b""
+    return step.advance(scratch=split_answer(step.session, _v0(step))[1]), b""
 
 
 def _s3(step: Step) -> Outcome:
     """Stage 15."""
-    v1 = _open_v(step.call, ResourceType.DAA_V1, step.session.tpm.digest_v1, step.data0)
-    return None, last_answer(step.session, "r4", v1)
+    return None, last_answer(step.session, "r4", _v1(step))
 
 
 _STAGES: Final[Mapping[int, Stage]] = {
