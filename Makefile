@@ -4,7 +4,7 @@ CHIP ?= sim:
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint docs bench clean setup
+.PHONY: demo test lint docs bench fuzz coverage clean setup
 
 setup: $(READY)
 
@@ -26,9 +26,25 @@ lint: setup
 docs: setup
 	@$(BIN)/python docs/build.py
 
+# Commands of the differential fuzzer, and seconds for each coverage-guided one.
+COMMANDS ?= 200000
+SECONDS ?= 300
+FUZZ := PYTHONPATH=tests:tests/conformance $(BIN)/python tests/fuzz
+
+fuzz: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@$(FUZZ)/fuzz_run.py --commands $(COMMANDS) --all
+	@$(FUZZ)/fuzz_atheris.py decode -max_total_time=$(SECONDS)
+	@$(FUZZ)/fuzz_atheris.py dispatch -max_total_time=$(SECONDS)
+
+# Statements of the TPM engine that the tests of the engine reach.
+coverage: setup
+	@$(BIN)/coverage run -m pytest -q tests/unit tests/prop tests/conformance tests/interop tests/fuzz
+	@$(BIN)/coverage report
+
 bench: setup
 	@$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
