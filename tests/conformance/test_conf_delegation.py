@@ -24,7 +24,7 @@ from hwtpm.client import keys, owner
 from hwtpm.client.nv import unrestricted
 from hwtpm.client.session import AuthSession
 from hwtpm.secret import Secret
-from hwtpm.tpm12.auth import Session, osap_shared_secret
+from hwtpm.tpm12.auth import Session, adip_aes128_ctr, osap_shared_secret
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.delegation import (
     CreateKeyDelegation,
@@ -42,6 +42,7 @@ from hwtpm.tpm12.commands.ownership import DisableOwnerClear, ForceClear
 from hwtpm.tpm12.commands.sessions import DSAP, SetOwnerPointer
 from hwtpm.tpm12.commands.storage import GetPubKey
 from hwtpm.tpm12.const import (
+    ET_AES128_CTR,
     DelegateType,
     EntityType,
     FamilyFlag,
@@ -65,6 +66,9 @@ DELEGATE: Final = Secret(b"d" * 20)
 READ_SRK: Final = OwnerReadInternalPub(KeyHandleValue.SRK)
 CREATE, ENABLE, ADMIN, INVALIDATE = FamilyOperation
 YES, NO = b"\1", b"\0"
+ANYWHERE: Final = unrestricted()
+FOUR_BYTES: Final = PcrSelection(bytes(4))
+INVALID, BAD_PCRS = Rc.INVALID_STRUCTURE, Rc.INVALID_PCR_INFO
 FAMILIES, ROWS, WRITES_WITHOUT_OWNER = 16, 4, 64
 
 
@@ -88,7 +92,7 @@ def public(
     kind: int = DelegateType.OWNER,
     pcr_info: PcrInfoShort | None = None,
 ) -> DelegatePublic:
-    return DelegatePublic(7, pcr_info or unrestricted(), Delegations(kind, per1, 0), family, 0)
+    return DelegatePublic(7, pcr_info or ANYWHERE, Delegations(kind, per1, 0), family, 0)
 
 
 def key_public(family: int, *commands: str) -> DelegatePublic:
@@ -263,6 +267,9 @@ def test_bad_owner_delegations_are_refused(owned: Device) -> None:
             (public(family + 1), Rc.BADINDEX),
             (public(family, READS, DelegateType.KEY), Rc.BAD_PARAMETER),
             (public(family, 1 << 31, DelegateType.KEY), Rc.BAD_PARAMETER),
+            (public(family, pcr_info=replace(ANYWHERE, locality_at_release=0)), INVALID),
+            (public(family, pcr_info=replace(ANYWHERE, locality_at_release=0x20)), INVALID),
+            (public(family, pcr_info=replace(ANYWHERE, pcr_selection=FOUR_BYTES)), BAD_PCRS),
             (
                 replace(public(family), permissions=Delegations(DelegateType.OWNER, 0, 1)),
                 Rc.BAD_PARAMETER,
@@ -410,13 +417,30 @@ def test_pcrs_are_checked_at_each_use(owned: Device) -> None:
 
 
 def test_localities_are_checked_at_each_use(owned: Device) -> None:
-    condition = replace(unrestricted(), locality_at_release=0b00010)
+    condition = replace(ANYWHERE, locality_at_release=0b00010)
     with a_family(owned) as family:
         blob = owner_blob(owned, public(family, pcr_info=condition))
         with owned.at(1):
             session = by_blob(owned, blob)
             assert owned.refusal_in(READ_SRK, session) == Rc.SUCCESS
         assert owned.refusal_in(READ_SRK, session) == Rc.BAD_LOCALITY
+
+
+@pytest.mark.crashes("libtpms", "swtpm", why="libtpms takes 0x0609 for an owner delegation")
+def test_delegated_sessions_encrypt_new_secrets_with_aes(owned: Device) -> None:
+    key = owned.load("signing")
+    mine = ("TPM_Sign", "TPM_Delegate_CreateKeyDelegation")
+    with a_family(owned) as family:
+        blob = key_blob(owned, key.handle, key_public(family, *mine))
+        kind = ET_AES128_CTR << 8 | EntityType.DEL_KEY_BLOB
+        session = dsap(owned, kind, blob, handle=key.handle)
+        shared, nonce_even = session.state.key.reveal(), session.state.nonce_even
+        enc_auth = adip_aes128_ctr(shared, nonce_even, WRONG.reveal())
+        pub = key_public(family, "TPM_Sign")
+        request = CreateKeyDelegation(key.handle, pub, enc_auth)
+        passed_on = owned.client.execute(request, session).blob
+        session = dsap(owned, EntityType.DEL_KEY_BLOB, passed_on, handle=key.handle, secret=WRONG)
+        assert owned.refusal_in(Sign(key.handle, ZEROS), session) == Rc.SUCCESS
 
 
 # --- 19.2 TPM_Delegate_CreateKeyDelegation ------------------------------------------------------
@@ -541,6 +565,23 @@ def test_rows_are_loaded_read_and_used(owned: Device) -> None:
     assert len(table(owned)) == len(b"".join(rows))  # 19.1 action 9.b: rows may stay
 
 
+@pytest.mark.crashes("libtpms", "swtpm", why="libtpms reads the row before it checks the index")
+def test_rows_beyond_the_table_cannot_be_renewed(owned: Device) -> None:
+    assert owned.refusal(UpdateVerification(ROWS.to_bytes(4, "big")), OWNER) == Rc.BADINDEX
+
+
+@pytest.mark.alters
+@pytest.mark.crashes("libtpms", "swtpm", why="libtpms answers in a session it never looked up")
+def test_without_an_owner_loading_takes_no_session(endorsed: Device) -> None:
+    """19.4 action 5.a."""
+    made = endorsed.run(DelegateManage(0, CREATE, b"F"))
+    family = int.from_bytes(made.ret_data, "big")
+    endorsed.run(DelegateManage(family, ENABLE, YES))
+    loading = LoadOwnerDelegation(0, plain_blob(family).encode())
+    assert endorsed.refusal(loading, OWNER) == Rc.AUTHFAIL
+    assert endorsed.refusal(loading) == Rc.SUCCESS
+
+
 @pytest.mark.alters
 def test_a_delegate_loads_and_renews_in_its_own_family_only(owned: Device) -> None:
     bits = owner_bits("TPM_Delegate_LoadOwnerDelegation", "TPM_Delegate_UpdateVerification")
@@ -656,6 +697,26 @@ def test_managing_families_points_back_to_the_owner(owned: Device) -> None:
         assert owned.refusal_in(LoadOwnerDelegation(0, renewed), session) == Rc.SUCCESS
         assert owned.refusal(READ_SRK, OWNER) == Rc.SUCCESS
         assert not is_open(owned, bystander)
+
+
+@pytest.mark.alters
+def test_the_family_of_a_pointed_row_limits_what_the_pointer_reaches(owned: Device) -> None:
+    """19.1 action 2.b and 19.6 action 6: a delegation is one "through ownerReference", too."""
+    bits = owner_bits("TPM_Delegate_Manage", "TPM_Delegate_UpdateVerification")
+    with a_family(owned) as family, a_family(owned) as other:
+        theirs = owner_blob(owned, public(other))
+        owned.run(LoadOwnerDelegation(0, owner_blob(owned, public(family, bits))), OWNER)
+        pointing = SetOwnerPointer(EntityType.DEL_ROW, 0)
+        owned.run(pointing)
+        foreign = owned.expected("renewing another family by pointer", Rc.DELEGATE_FAMILY)
+        assert owned.refusal(UpdateVerification(theirs), DELEGATE) == foreign
+        locking = DelegateManage(other, ADMIN, YES)
+        assert owned.refusal(locking, DELEGATE) == Rc.DELEGATE_FAMILY
+        own = owned.expected("managing the own family by pointer", Rc.SUCCESS)
+        assert owned.refusal(replace(locking, family_id=family), DELEGATE) == own
+        owned.run(pointing)
+        locking = replace(locking, family_id=family)
+        assert owned.refusal_in(locking, owned.osap_owner(DELEGATE)) == Rc.SUCCESS
 
 
 # --- 19.7 TPM_Delegate_VerifyDelegation ---------------------------------------------------------

@@ -8,15 +8,25 @@ import struct
 import pytest
 from conformance_rig import NO_HANDLE, OWNER, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
 
-from hwtpm.client import keys, seal
+from hwtpm.client import counters, keys, seal
 from hwtpm.client.info import capability
+from hwtpm.client.session import AuthSession
 from hwtpm.secret import Secret
-from hwtpm.tpm12.auth import request_digest, session_hmac
+from hwtpm.tpm12.auth import adip_aes128_ctr, request_digest, session_hmac
+from hwtpm.tpm12.commands.counters import ReleaseCounter
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.endorsement import OwnerReadInternalPub
 from hwtpm.tpm12.commands.sessions import OIAP, OSAP
-from hwtpm.tpm12.commands.storage import Seal, Unseal
-from hwtpm.tpm12.const import Capability, CapProperty, EntityType, KeyHandleValue, ResourceType
+from hwtpm.tpm12.commands.storage import CreateWrapKey, LoadKey2, Seal, Unseal
+from hwtpm.tpm12.const import (
+    ET_AES128_CTR,
+    Capability,
+    CapProperty,
+    EntityType,
+    KeyAlgorithm,
+    KeyHandleValue,
+    ResourceType,
+)
 from hwtpm.tpm12.frame import AuthRequest, build_request, parse_response
 from hwtpm.tpm12.rc import Rc
 
@@ -164,6 +174,85 @@ def test_unloading_a_key_ends_the_sessions_bound_to_it(owned: Device) -> None:
     again = owned.load("signing")
     rc = owned.refusal_in(Sign(again.handle, bytes(20)), session)
     assert rc == Rc.INVALID_AUTHHANDLE
+
+
+@pytest.mark.parametrize(
+    ("handle", "what"),
+    [
+        (KeyHandleValue.OWNER, "OSAP session for a reserved handle"),
+        (KeyHandleValue.REVOKETRUST, "OSAP session for a reserved handle"),
+        (KeyHandleValue.TRANSPORT, "OSAP session for a reserved handle"),
+        (KeyHandleValue.ADMIN, "OSAP session for a reserved handle"),
+        (KeyHandleValue.EK, "OSAP session for the EK"),
+    ],
+)
+def test_reserved_handles_are_no_keys(owned: Device, handle: KeyHandleValue, what: str) -> None:
+    request = OSAP(EntityType.KEYHANDLE, handle, ZEROS)
+    assert owned.refusal(request) == owned.expected(what, Rc.INVALID_KEYHANDLE)
+
+
+def test_the_operator_is_no_key(owned: Device) -> None:
+    """18.2 action 6.b."""
+    request = OSAP(EntityType.KEYHANDLE, KeyHandleValue.OPERATOR, ZEROS)
+    assert owned.refusal(request) == Rc.BAD_HANDLE
+
+
+def test_the_srk_is_a_key_with_a_handle(owned: Device) -> None:
+    """18.2 description 6."""
+    session = owned.client.osap(EntityType.KEYHANDLE, SRK_HANDLE, SRK)
+    request = Seal(SRK_HANDLE, session.encrypt_auth(USAGE), b"", b"x")
+    assert owned.refusal_in(request, session) == Rc.SUCCESS
+
+
+def test_counters_and_nv_areas_have_sessions_of_their_own(owned: Device) -> None:
+    counter = counters.create(owned.client, OWNER, USAGE, b"test")
+    other = counters.create(owned.client, OWNER, USAGE, b"othr")
+    session = owned.client.osap(EntityType.COUNTER, counter.handle, USAGE)
+    assert owned.refusal_in(ReleaseCounter(other.handle), session) == Rc.AUTHFAIL
+    session = owned.client.osap(EntityType.COUNTER, counter.handle, USAGE)
+    assert owned.refusal_in(ReleaseCounter(counter.handle), session) == Rc.SUCCESS
+    owned.run(ReleaseCounter(other.handle), USAGE)
+
+
+# --- ADIP: how a session encrypts new AuthData (Part 1 13.5) ------------------------------------
+
+
+def aes_session(device: Device, kind: int, value: int, secret: Secret) -> AuthSession:
+    return device.client.osap(ET_AES128_CTR << 8 | kind, value, secret)
+
+
+def encrypted(session: AuthSession, nonce: bytes, auth: Secret) -> bytes:
+    return adip_aes128_ctr(session.state.key.reveal(), nonce, auth.reveal())
+
+
+def test_new_secrets_come_encrypted_with_aes(owned: Device) -> None:
+    session = aes_session(owned, EntityType.SRK, SRK_HANDLE, SRK)
+    enc_auth = encrypted(session, session.state.nonce_even, USAGE)
+    blob = owned.client.execute(Seal(SRK_HANDLE, enc_auth, b"", b"x"), session).sealed_data
+    assert open_handles(owned) == ()
+    assert owned.run(Unseal(SRK_HANDLE, blob), SRK, USAGE).secret == b"x"
+    assert owned.refusal(Unseal(SRK_HANDLE, blob), SRK, WRONG) == Rc.AUTH2FAIL
+
+
+def test_a_key_gets_its_two_secrets_encrypted_with_aes(owned: Device) -> None:
+    session = aes_session(owned, EntityType.SRK, SRK_HANDLE, SRK)
+    nonce_odd = session.sign(ZEROS, last=False).nonce_odd
+    request = CreateWrapKey(
+        SRK_HANDLE,
+        encrypted(session, session.state.nonce_even, USAGE),
+        encrypted(session, nonce_odd, WRONG),
+        keys.signing_key(bits=1024),
+    )
+    key = owned.client.execute(request, session).wrapped_key
+    handle = owned.run(LoadKey2(SRK_HANDLE, key), SRK).inkey_handle
+    assert owned.refusal(Sign(handle, bytes(20)), USAGE) == Rc.SUCCESS
+    assert owned.refusal(Sign(handle, bytes(20)), WRONG) == Rc.AUTHFAIL
+
+
+@pytest.mark.parametrize("algorithm", [KeyAlgorithm.XOR, KeyAlgorithm.AES128])
+def test_both_schemes_are_announced(owned: Device, algorithm: KeyAlgorithm) -> None:
+    sub_cap = int(algorithm).to_bytes(4, "big")
+    assert capability(owned.client, Capability.AUTH_ENCRYPT, sub_cap) == b"\1"
 
 
 def test_a_session_that_carried_a_new_secret_ends(owned: Device) -> None:
