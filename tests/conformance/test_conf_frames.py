@@ -7,6 +7,7 @@ import struct
 
 import pytest
 from conformance_rig import Device
+from differences import LACKING
 from samples import SAMPLES, frame, sample_frame, tails
 
 from hwtpm.tpm12.rc import Rc
@@ -72,6 +73,13 @@ def test_tags_that_do_not_belong_to_the_command_are_refused(owned: Device, row: 
 def test_unknown_and_deleted_ordinals_are_refused(owned: Device, ordinal: int) -> None:
     assert owned.rc(frame(ordinal)) == Rc.BAD_ORDINAL
     assert owned.rc(frame(ordinal, bytes(100))) == Rc.BAD_ORDINAL
+
+
+@pytest.mark.parametrize("name", sorted(LACKING))
+def test_an_engine_says_which_commands_it_lacks(owned: Device, name: str) -> None:
+    """Without sessions: libtpms gives a refused ordinal the tag of a success with sessions."""
+    lacks = owned.rc(frame(TABLE[name].ordinal)) == Rc.BAD_ORDINAL
+    assert lacks == (owned.engine != "engine")
 
 
 def test_init_is_no_command_that_can_be_sent(owned: Device) -> None:
