@@ -378,7 +378,7 @@ def test_random_numbers_are_masked_in_the_trace(inside: Inside) -> None:
 def test_help_and_version_are_exit_0() -> None:
     ended = hwtpm("--help")
     assert ended.code == 0
-    for name in ("info", "pcr", "random", "selftest"):
+    for name in ("info", "pcr", "random", "selftest", "serve"):
         assert name in ended.text
     assert re.fullmatch(r"\d+\.\d+.*\n", hwtpm("--version").text)
 
