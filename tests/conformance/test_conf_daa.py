@@ -15,14 +15,19 @@ from daa_issuer import (
     Execute,
     Join,
     Sign,
+    number,
     sha1,
     the_issuer,
     verifies,
     wide,
 )
 
+from hwtpm.client.keys import loaded_handles
+from hwtpm.tpm12.commands.capability import GetCapability
+from hwtpm.tpm12.commands.context import LoadContext, SaveContext
 from hwtpm.tpm12.commands.daa import DaaJoin, DaaSign
 from hwtpm.tpm12.commands.integrity import PcrRead
+from hwtpm.tpm12.const import Capability, CapProperty, ResourceType
 from hwtpm.tpm12.rc import Rc
 
 DIGEST: Final = sha1(b"message")
@@ -133,6 +138,33 @@ def test_the_last_stage_ends_the_session(
     signing.finish()
     assert owned.refusal(joining.command(24, b"", b""), OWNER) == Rc.BAD_HANDLE
     assert owned.refusal(signing.command(15, joined[0].v1, b""), OWNER) == Rc.BAD_HANDLE
+
+
+def test_a_saved_session_goes_on_where_it_was(
+    owned: Device, joined: tuple[Credential, Credential]
+) -> None:
+    joining, signing = join(owned), sign(owned, joined[0])
+    for session, position in ((joining, 18), (signing, 11)):
+        session.until(position)
+        saved = owned.run(SaveContext(session.handle, ResourceType.DAA_TPM, bytes(16)))
+        assert loaded_handles(owned.client, ResourceType.DAA_TPM) == ()
+        session.handle = owned.run(LoadContext(0, False, saved.context_blob)).handle
+        session.finish()
+    assert verifies(the_issuer().key, signing.finish(), DIGEST)
+
+
+def test_capabilities_tell_of_sessions(owned: Device) -> None:
+    def number_of(prop: CapProperty) -> int:
+        sub_cap = prop.to_bytes(4, "big")
+        return number(owned.run(GetCapability(Capability.PROPERTY, sub_cap)).resp)
+
+    joining = join(owned)
+    assert number_of(CapProperty.MAX_DAASESS) == number_of(CapProperty.DAASESS) == MAX_SESSIONS
+    joining.step()
+    assert number_of(CapProperty.DAASESS) == MAX_SESSIONS - 1
+    assert loaded_handles(owned.client, ResourceType.DAA_TPM) == (joining.handle,)
+    end(owned, joining)
+    assert number_of(CapProperty.DAASESS) == MAX_SESSIONS
 
 
 @pytest.mark.alters

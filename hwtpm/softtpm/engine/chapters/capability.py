@@ -9,6 +9,7 @@ from typing import Final
 
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, serves
 from hwtpm.softtpm.engine.chapters.counters import active_counter
+from hwtpm.softtpm.engine.daa_sessions import MAX_DAA_SESSIONS
 from hwtpm.softtpm.engine.keys import MAX_KEYS
 from hwtpm.softtpm.engine.lockout import THRESHOLD
 from hwtpm.softtpm.engine.rsa import rsa_parms
@@ -63,7 +64,7 @@ _STARTUP_EFFECTS: Final = 0x12F
 (Part 2 section 4.6)."""
 _DA_TIMEOUT: Final = 0x00000001  # TPM_DA_ACTION_TIMEOUT
 
-_STRUCT_VER: Final = Version(1, 1, 0, 0)
+_STRUCT_VER: Final = Version(1, 1, 0, 0).encode()
 _VERSION_INFO: Final = version_info().encode()
 
 _PROTOCOLS: Final = {
@@ -129,9 +130,9 @@ def _bits(flags: PermanentFlags | StclearFlags) -> int:
 
 @serves(GetCapabilityOwner)
 def get_capability_owner(call: Call, request: GetCapabilityOwner) -> GetCapabilityOwnerReply:
-    """7.3."""
+    """7.3. The version is that of the specification which numbers the flags."""
     flags = _bits(call.tpm.permanent.flags), _bits(call.tpm.volatile.flags)
-    return GetCapabilityOwnerReply(_STRUCT_VER, *flags)
+    return GetCapabilityOwnerReply(version_info().version, *flags)
 
 
 # --- what is supported -------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def _select_size(call: Call, sub_cap: bytes) -> bytes:
 
 @_area(Capability.VERSION)
 def _version(call: Call, sub_cap: bytes) -> bytes:
-    return _STRUCT_VER.encode()
+    return _STRUCT_VER
 
 
 @_area(Capability.VERSION_VAL)
@@ -244,7 +245,9 @@ def _handles_of_type(call: Call, sub_cap: bytes) -> bytes:
             return _handles(counter.handle for counter in tpm.permanent.counters)
         case ResourceType.TRANS:
             return _handles(session.handle for session in tpm.transports)
-        case ResourceType.CONTEXT | ResourceType.DAA_TPM:
+        case ResourceType.DAA_TPM:
+            return _handles(session.handle for session in tpm.daa)
+        case ResourceType.CONTEXT:
             return _handles(())
         case _:
             raise Refuse(Rc.BAD_MODE)
@@ -338,8 +341,8 @@ _PROPERTIES.update(
         CapProperty.TIS_TIMEOUT: _fixed(_u32(*_TIMEOUTS_US)),
         CapProperty.STARTUP_EFFECT: _fixed(_u32(_STARTUP_EFFECTS)),
         CapProperty.DELEGATE_ROW: _fixed(_u32(MAX_DELEGATE_ROWS)),
-        CapProperty.MAX_DAASESS: _fixed(_u32(0)),
-        CapProperty.DAASESS: _fixed(_u32(0)),
+        CapProperty.MAX_DAASESS: _fixed(_u32(MAX_DAA_SESSIONS)),
+        CapProperty.DAASESS: lambda call: _u32(MAX_DAA_SESSIONS - len(call.tpm.daa)),
         CapProperty.CONTEXT_DIST: _fixed(_u32(0xFFFFFFFF)),
         CapProperty.DAA_INTERRUPT: _fixed(_bool(True)),
         CapProperty.SESSIONS: lambda call: _u32(_free_sessions(call) + _free_transports(call)),
