@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["MemoryStorage", "SoftwareTpm", "StateName", "Storage"]
+__all__ = ["MemoryStorage", "MovableTpm", "SoftwareTpm", "StateName", "Storage"]
 
 
 class StateName(StrEnum):
@@ -107,4 +107,29 @@ class SoftwareTpm(Protocol):
 
     def close(self) -> None:
         """Power off and free everything; the object cannot be used afterwards."""
+        ...
+
+
+class MovableTpm(SoftwareTpm, Protocol):
+    """A software TPM whose volatile state can go on in another process, for snapshots and moves.
+
+    The stored blobs of `Storage` have to go with it: the two together are the TPM.
+    """
+
+    def export_volatile(self) -> bytes:
+        """All that is lost with the power, between two commands. It holds keys and AuthData in
+        clear. The TPM goes on; whoever moves it powers it off.
+
+        Raises:
+            Busy: between `hash_start` and `hash_end`.
+        """
+        ...
+
+    def import_volatile(self, blob: bytes) -> None:
+        """Power on, and go on where `export_volatile` was called, with the stored state of that
+        time.
+
+        Raises:
+            StateError: one of the two states is unusable.
+        """
         ...

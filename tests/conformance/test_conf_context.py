@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conformance_rig import NO_HANDLE, OWNER, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
+from conformance_rig import NO_HANDLE, OWNER, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
 
 from hwtpm.client import keys, nv
 from hwtpm.tpm12.commands.context import KeyControlOwner, LoadContext, SaveContext
@@ -22,7 +22,7 @@ from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.ownership import OwnerClear
 from hwtpm.tpm12.commands.startup import SaveState
 from hwtpm.tpm12.commands.storage import LoadKey2
-from hwtpm.tpm12.const import EntityType, NvPermission, ResourceType, StartupType
+from hwtpm.tpm12.const import EntityType, KeyFlag, NvPermission, ResourceType, StartupType
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PubKey
 from hwtpm.tpm12.types.context import ContextBlob
@@ -371,6 +371,24 @@ def test_key_control_checks_handle_key_and_bit(owned: Device) -> None:
     for bit in (0, 2, 3):
         assert stay(owned, key.handle, pub, bit=bit) == Rc.BAD_MODE
     assert stay(owned, key.handle, pub, False) == Rc.SUCCESS
+
+
+@pytest.mark.alters
+def test_a_key_that_is_lost_with_the_power_is_bound_to_the_time_of_its_saving(
+    owned: Device,
+) -> None:
+    """21.3 action 5.b.ii; contextNonceKey is restored (3.3, informative)."""
+    template = replace(keys.signing_key(bits=1024), key_flags=KeyFlag.VOLATILE)
+    root = keys.srk(SRK)
+    key = keys.load(owned.client, root, keys.create(owned.client, root, template, USAGE), USAGE)
+    assert stay(owned, key.handle, keys.get_pub(owned.client, key)) == Rc.BAD_PARAMETER
+    blob = save(owned, key.handle, KEYS)
+    owned.run(FlushSpecific(key.handle, KEYS))
+    owned.run(SaveState())
+    owned.restart(StartupType.STATE)
+    assert load_refusal(owned, blob) == Rc.SUCCESS
+    owned.restart()
+    assert load_refusal(owned, blob) == Rc.BADCONTEXT
 
 
 # --- contexts of version 1.1 -------------------------------------------------------------------
