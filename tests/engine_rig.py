@@ -290,6 +290,12 @@ def owned_libtpms(storage: MemoryStorage) -> LibtpmsTpm:
     tpm.power_on()
     rig = Rig(tpm)
     rig.run(Startup(StartupType.CLEAR))
+    take_ownership(rig)
+    return tpm
+
+
+def take_ownership(rig: Rig) -> None:
+    """Make the EK and the owner of a TPM that has neither."""
     parms = template(KeyUsage.STORAGE).algorithm_parms
     created = rig.run(CreateEndorsementKeyPair(bytes(20), parms))
     ek = public_of(created.pub_endorsement_key.pub_key)
@@ -300,4 +306,3 @@ def owned_libtpms(storage: MemoryStorage) -> LibtpmsTpm:
         template(KeyUsage.STORAGE),
     )
     rig.run(take, OWNER_AUTH)
-    return tpm

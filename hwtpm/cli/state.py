@@ -193,15 +193,13 @@ def _summary(permanent: Permanent) -> Answer:
     areas = [(f"{a.index:08x}", str(a.size), f"{a.permissions:08x}") for a in what.nv_areas]
     counts = [(str(c.handle), repr(c.label)[2:-1], str(c.value)) for c in what.counters]
     flags = [(f.name, "yes" if getattr(what.flags, f.name) else "no") for f in fields(what.flags)]
-    return Answer(
-        what,
-        (
-            Table([(name, text or "none") for name, text in rows]),
-            Table(areas, ("NV area", "bytes", "permissions")),
-            Table(counts, ("counter", "label", "value")),
-            Table(flags, ("permanent flag", "set")),
-        ),
+    tables = (
+        Table([(name, text or "none") for name, text in rows]),
+        Table(areas, ("NV area", "bytes", "permissions")),
+        Table(counts, ("counter", "label", "value")),
+        Table(flags, ("permanent flag", "set")),
     )
+    return Answer(what, tuple(table for table in tables if table.rows))
 
 
 def _hex(digest: bytes | None) -> str:

@@ -1,7 +1,7 @@
 """Our engine and libtpms with the same root keys: each uses what the other made.
 
-Our engine takes over the identity of a libtpms TPM (root keys and tpmProof, read out of libtpms'
-permanent state), so both are the same TPM as far as blobs are concerned.
+Our engine takes over the identity of a libtpms TPM (root keys and tpmProof, by the product's own
+import), so both are the same TPM as far as blobs are concerned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from engine_rig import (
 
 from hwtpm.errors import TpmError
 from hwtpm.softtpm.base import MemoryStorage, StateName
-from hwtpm.softtpm.engine.state import RootKey
+from hwtpm.softtpm.migration import import_permanent
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.endorsement import OwnerReadInternalPub
 from hwtpm.tpm12.commands.eviction import FlushSpecific
@@ -61,30 +61,16 @@ from hwtpm.tpm12.types import (
 )
 from hwtpm.wire import Struct
 
-PROOF_BEFORE_OWNER_AUTH = 40  # where libtpms keeps tpmProof in its permanent state
 PCRS = PcrSelection.of((1, 2))
 PCR1_ZERO = pcr_composite_hash(PcrSelection.of((1,)), {1: bytes(20)})
 SMALL = template(KeyUsage.SIGNING, 1024)
 
 
-def is_factor(prime: bytes, n: int) -> bool:
-    return n % int.from_bytes(prime, "big") == 0
-
-
-def identity_of(rig: Rig, storage: MemoryStorage) -> Identity:
-    blob = storage.load(StateName.PERMANENT)
-    assert blob is not None
-
-    def root(handle: int) -> RootKey:
-        modulus = rig.run(OwnerReadInternalPub(handle), OWNER_AUTH).public_portion.pub_key
-        n = int.from_bytes(modulus, "big")
-        behind = blob.index(modulus) + len(modulus)
-        primes = (blob[at : at + 128] for at in range(behind, behind + 128))
-        prime = next(p for p in primes if int.from_bytes(p, "big") > 1 and is_factor(p, n))
-        return RootKey(replace(template(KeyUsage.STORAGE), pub_key=modulus), prime, SRK_AUTH)
-
-    proof_at = blob.index(OWNER_AUTH) - PROOF_BEFORE_OWNER_AUTH
-    return Identity(root(EK), root(SRK), blob[proof_at : proof_at + 20])
+def identity_of(storage: MemoryStorage) -> Identity:
+    state = import_permanent(storage.blobs[StateName.PERMANENT], bytes)
+    assert state.ek is not None
+    assert state.srk is not None
+    return Identity(state.ek, state.srk, state.tpm_proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +89,7 @@ def theirs() -> Iterator[tuple[Rig, Identity]]:
     storage = MemoryStorage()
     rig = Rig(owned_libtpms(storage))
     try:
-        yield rig, identity_of(rig, storage)
+        yield rig, identity_of(storage)
     finally:
         rig.client.close()
 
@@ -255,7 +241,7 @@ def test_create_refuses_alike(pair: Pair, key: Key) -> None:
     for rig in (pair.ours, pair.theirs):
         with pytest.raises(TpmError) as caught:
             rig.create_key(key)
-        codes.append(Rc(caught.value.rc))
+        codes.append(caught.value.rc)
     assert codes[0] == codes[1]
 
 

@@ -9,16 +9,7 @@ from pathlib import Path
 
 import pytest
 from busy_tpm import NV_DATA, NV_INDEX, fill
-from engine_rig import (
-    KEY_AUTH,
-    OAEP,
-    OWNER_AUTH,
-    PID_OWNER,
-    SRK_AUTH,
-    Rig,
-    public_of,
-    template,
-)
+from engine_rig import KEY_AUTH, OWNER_AUTH, Rig, take_ownership
 
 from hwtpm.client import nv
 from hwtpm.errors import Busy, Refused, StateError, UsageError, VerificationError
@@ -36,10 +27,8 @@ from hwtpm.softtpm.migration import (
 )
 from hwtpm.softtpm.swtpm import SwtpmTpm
 from hwtpm.tpm12.commands.cryptography import Sign
-from hwtpm.tpm12.commands.endorsement import CreateEndorsementKeyPair
-from hwtpm.tpm12.commands.ownership import TakeOwnership
 from hwtpm.tpm12.commands.startup import SaveState, Startup
-from hwtpm.tpm12.const import KeyUsage, StartupType
+from hwtpm.tpm12.const import StartupType
 
 PERMALL = "tpm-00.permall"
 KEY = bytes(range(32))
@@ -90,14 +79,6 @@ def running(directory: Path, program: str = "swtpm") -> Iterator[Rig]:
         yield rig
     finally:
         tpm.close()
-
-
-def take_ownership(rig: Rig) -> None:
-    parms = template(KeyUsage.STORAGE).algorithm_parms
-    created = rig.run(CreateEndorsementKeyPair(bytes(20), parms))
-    ek = public_of(created.pub_endorsement_key.pub_key)
-    secrets = ek.encrypt(OWNER_AUTH, OAEP), ek.encrypt(SRK_AUTH, OAEP)
-    rig.run(TakeOwnership(PID_OWNER, *secrets, template(KeyUsage.STORAGE)), OWNER_AUTH)
 
 
 @pytest.fixture(scope="module")

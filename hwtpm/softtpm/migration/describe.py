@@ -1,4 +1,4 @@
-"""What a TPM's permanent state holds, without its secrets: to compare it before and after a move."""
+"""What a TPM's permanent state holds, without its secrets: to compare before and after a move."""
 
 from __future__ import annotations
 
