@@ -222,6 +222,10 @@ _CONTEXT = "21.3 action 6.e; libtpms finds that it cannot decrypt it"
 _PARMS = (
     "key parameters that do not decode; libtpms decodes them before it looks for key or session"
 )
+_DELEGATION = (
+    "tags, types and localities inside a delegation have no code of their own in 19.2 to 19.4"
+)
+_DELEGATION_SIZE = "libtpms does not look at blobSize but reads until the structure ends"
 
 FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("*", 0x19, 0x17): "a size beyond the frame; over 64 KiB libtpms' allocator refuses it, SIZE",
@@ -281,5 +285,12 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_LoadKeyContext", 0x19, 0x21): "as above; libtpms does not look at the outer size",
     ("TPM_LoadAuthContext", 0x5A, 0x21): _CONTEXT,
     ("TPM_LoadAuthContext", 0x19, 0x21): "as above; libtpms does not look at the outer size",
+    ("TPM_Delegate_Manage", 0x22, 0x02): _ORDER,
+    ("TPM_Delegate_CreateKeyDelegation", 0x03, 0x43): _DELEGATION,
+    ("TPM_Delegate_CreateOwnerDelegation", 0x03, 0x43): _DELEGATION,
+    ("TPM_Delegate_CreateOwnerDelegation", 0x22, 0x43): _DELEGATION,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x43, 0x03): _DELEGATION,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x02): _DELEGATION_SIZE,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x43): _DELEGATION_SIZE,
 }
 """Command, our engine's answer to a damaged form of it, libtpms' answer; and why they differ."""

@@ -15,6 +15,7 @@ from hwtpm.client import keys
 from hwtpm.client.nv import unrestricted
 from hwtpm.client.rsa import rsa_parms
 from hwtpm.tpm12.commands import (
+    auditing,
     authdata,
     capability,
     context,
@@ -38,6 +39,7 @@ from hwtpm.tpm12.commands import (
     storage,
     testing,
     ticks,
+    transport,
 )
 from hwtpm.tpm12.const import EncScheme, SigScheme
 from hwtpm.tpm12.table import Command, Request
@@ -53,6 +55,7 @@ from hwtpm.tpm12.types import (
 from hwtpm.tpm12.types.context import ContextBlob
 from hwtpm.tpm12.types.delegation import DelegateOwnerBlob, DelegatePublic, Delegations
 from hwtpm.tpm12.types.migration import CmkAuth, MigrationKeyAuth, MsaComposite
+from hwtpm.tpm12.types.transport import TransportPublic
 from hwtpm.wire import Struct
 
 __all__ = ["SAMPLES", "TAIL_SIZE", "frame", "sample_frame", "tails"]
@@ -166,6 +169,13 @@ _REQUESTS: Final[tuple[Request[Struct], ...]] = (
     nv.NvReadValueAuth(0x1000, 0, 8),
     eviction.FlushSpecific(NO_HANDLE, 2),
     ticks.GetTicks(),
+    ticks.TickStampBlob(NO_HANDLE, ZEROS, ZEROS),
+    transport.EstablishTransport(SRK_HANDLE, TransportPublic(0, 7, 1), bytes(256)),
+    transport.ExecuteTransport(struct.pack(">HIII", 0x00C1, 14, 0x15, 1)),
+    transport.ReleaseTransportSigned(NO_HANDLE, ZEROS),
+    auditing.GetAuditDigest(0),
+    auditing.GetAuditDigestSigned(NO_HANDLE, False, ZEROS),
+    auditing.SetOrdinalAuditStatus(0x15, True),
     counters.CreateCounter(ZEROS, b"cntr"),
     counters.IncrementCounter(NO_HANDLE),
     counters.ReadCounter(NO_HANDLE),

@@ -67,11 +67,13 @@ def get_audit_digest_signed(call: Call, request: GetAuditDigestSigned) -> GetAud
 
 @serves(SetOrdinalAuditStatus)
 def set_ordinal_audit_status(call: Call, request: SetOrdinalAuditStatus) -> NoReply:
-    """8.5. Part 2 section 17 names the commands that are never audited."""
+    """8.5. It has no code for the commands that are never audited (Part 2 section 17): libtpms'."""
     tpm, ordinal = call.tpm, request.ordinal_to_audit
     served = ACTIONS.get(ordinal)
-    if served is None or Rule.NEVER_AUDITED in served.row.rules:
+    if served is None:
         raise Refuse(Rc.BADINDEX)
+    if request.audit_state and Rule.NEVER_AUDITED in served.row.rules:
+        raise Refuse(Rc.BAD_PARAMETER)
     others = tuple(audited for audited in tpm.permanent.audited if audited != ordinal)
     audited = (*others, ordinal) if request.audit_state else others
     if set(audited) != set(tpm.permanent.audited):
