@@ -25,6 +25,7 @@ __all__ = ["LibtpmsTpm"]
 
 _LIBRARY: Final = "libtpms.so.0"
 _TPM_VERSION_1_2: Final = 0
+_STATE_VOLATILE: Final = 2
 _BLOBS: Final = {b"permall": StateName.PERMANENT, b"savestate": StateName.SAVED}
 
 # The library's globals are the process's, so what guards them has to be as well.
@@ -66,6 +67,8 @@ _PROTOTYPES: Final[dict[str, tuple[object, ...]]] = {
     "TPM_IO_Hash_End": (),
     "TPM_IO_TpmEstablished_Get": (_u8_p,),
     "TPM_IO_TpmEstablished_Reset": (),
+    "TPMLIB_GetState": (ctypes.c_int, POINTER(_u8_p), POINTER(_u32)),
+    "TPMLIB_SetState": (ctypes.c_int, ctypes.c_char_p, _u32),
     "TPM_Malloc": (POINTER(_u8_p), _u32),
 }
 
@@ -133,6 +136,9 @@ class LibtpmsTpm:
 
     def power_on(self) -> None:
         """See `SoftwareTpm.power_on`; a storage's own error is raised as it is."""
+        self._start()
+
+    def _start(self, volatile: bytes | None = None) -> None:
         self._require_open()
         self._power_off()
         self._check(self._call("TPMLIB_ChooseTPMVersion", _TPM_VERSION_1_2), "choose TPM 1.2")
@@ -140,6 +146,9 @@ class LibtpmsTpm:
             self._call("TPMLIB_RegisterCallbacks", byref(self._callbacks)), "register callbacks"
         )
         try:
+            if volatile is not None:
+                rc = self._call("TPMLIB_SetState", _STATE_VOLATILE, volatile, len(volatile))
+                self._check(rc, "take over the volatile state")
             self._check(self._call("TPMLIB_MainInit"), "start from its stored state")
         except BaseException:
             self._library.TPMLIB_Terminate()
@@ -204,6 +213,26 @@ class LibtpmsTpm:
         if self._measuring:
             self._measuring = False
             self._hash("TPM_IO_Hash_End")
+
+    def export_volatile(self) -> bytes:
+        """See `MovableTpm.export_volatile`."""
+        self._require_power()
+        if self._measuring:
+            raise Busy(
+                f"{self._description}: a launch is being measured",
+                hint="export the state after its TPM_HASH_END",
+            )
+        blob, size = _u8_p(), _u32()
+        rc = self._call("TPMLIB_GetState", _STATE_VOLATILE, byref(blob), byref(size))
+        self._check(rc, "give its volatile state")
+        try:
+            return ctypes.string_at(blob, size.value)
+        finally:
+            self._library.TPM_Free(blob)
+
+    def import_volatile(self, blob: bytes) -> None:
+        """See `MovableTpm.import_volatile`."""
+        self._start(bytes(blob))
 
     def close(self) -> None:
         """See `SoftwareTpm.close`; closing twice is allowed."""
