@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -46,21 +47,25 @@ def rig(engine: Engine) -> Rig:
 
 
 @pytest.fixture
-def session(engine: Engine, rig: Rig) -> Iterator[TransportSession]:
+def session(engine: Engine, rig: Rig) -> TransportSession:
     public = engine.root_key(srk().handle).public
-    with transport.establish(rig.client, srk(Secret(SRK_AUTH)), public) as opened:
-        yield opened
+    return transport.establish(rig.client, srk(Secret(SRK_AUTH)), public)
 
 
 class FullDisk(Exception):
     """The storage cannot store."""
 
 
-def break_storage(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def full_disk(engine: Engine) -> Iterator[None]:
+    """Nothing can be stored, and the block notices."""
+
     def store(name: StateName, blob: bytes) -> None:
         raise FullDisk
 
-    monkeypatch.setattr(engine.storage, "store", store)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FullDisk):
+        patch.setattr(engine.storage, "store", store)
+        yield
 
 
 def create_counter(rig: Rig, session: TransportSession) -> None:
@@ -70,11 +75,10 @@ def create_counter(rig: Rig, session: TransportSession) -> None:
 
 
 def test_a_wrapped_command_that_cannot_be_stored_leaves_nothing(
-    engine: Engine, rig: Rig, session: TransportSession, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rig: Rig, session: TransportSession
 ) -> None:
     before = engine.permanent
-    with monkeypatch.context() as broken, pytest.raises(FullDisk):
-        break_storage(engine, broken)
+    with full_disk(engine):
         create_counter(rig, session)
     assert engine.permanent is before
     assert engine.transports.get(session.handle) is None
@@ -91,13 +95,12 @@ def test_a_refused_wrapped_command_undoes_itself_alone(
 
 
 def test_failures_inside_count_even_if_they_cannot_be_stored(
-    engine: Engine, rig: Rig, session: TransportSession, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rig: Rig, session: TransportSession
 ) -> None:
     key = rig.make_key(template(KeyUsage.SIGNING, 1024))
     failures = engine.permanent.auth_failures
     auth = session.tpm.oiap(Secret(b"w" * 20))
-    with monkeypatch.context() as broken, pytest.raises(FullDisk):
-        break_storage(engine, broken)
+    with full_disk(engine):
         session.tpm.execute(Sign(key.handle, bytes(20)), auth)
     assert engine.permanent.auth_failures == failures + 1
 
@@ -113,14 +116,11 @@ def test_an_audit_counter_at_its_end_is_a_failure(engine: Engine, rig: Rig) -> N
     assert rig.refusal(GetTestResult()) == Rc.SUCCESS
 
 
-def test_audit_and_its_counter_are_durable_with_the_command(
-    engine: Engine, rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audit_and_its_counter_are_durable_with_the_command(engine: Engine, rig: Rig) -> None:
     request = SetOrdinalAuditStatus(TABLE["TPM_PcrRead"].ordinal, True)
     before = rig.run(GetAuditDigest(0))
-    with monkeypatch.context() as broken, pytest.raises(FullDisk):
-        auth = rig.client.oiap(Secret(OWNER_AUTH))
-        break_storage(engine, broken)
+    auth = rig.client.oiap(Secret(OWNER_AUTH))
+    with full_disk(engine):
         rig.client.execute(request, auth)
     assert rig.run(GetAuditDigest(0)) == before
     rig.run(request, OWNER_AUTH)
