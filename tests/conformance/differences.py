@@ -96,6 +96,11 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         0x57, "26.1 has no code for it; libtpms answers WRONG_W when it cannot calculate"
     ),
     "DAA with digest_gamma of zero": _libtpms(0x57, "as above"),
+    "DAA session after a command in no session": _libtpms(
+        0x58,
+        "26.1: the actions, 2 among them, are for a valid command; libtpms ends the session for"
+        " whatever names its handle, malformed commands included",
+    ),
     "DAA v1 of 193 bytes": _libtpms(
         0x09,
         "Part 2 22.1: v1 has 192 bytes; 26.1 stage 23 has no code for one that is too long, libtpms"

@@ -21,6 +21,7 @@ from daa_issuer import (
     verifies,
     wide,
 )
+from samples import frame, tails
 
 from hwtpm.client.keys import loaded_handles
 from hwtpm.tpm12.commands.capability import GetCapability
@@ -388,6 +389,17 @@ def test_a_wrong_owner_ends_the_session(
         command = session.command(stage, *session.inputs(stage))
         assert owned.refusal(command, WRONG) == Rc.AUTHFAIL
         assert owned.refusal(command, OWNER) == Rc.BAD_HANDLE
+
+
+def test_a_command_that_is_not_valid_leaves_the_session(owned: Device) -> None:
+    joining = join(owned)
+    joining.until(4)
+    command = joining.command(3, *joining.inputs(3))
+    without_session = frame(command.command.ordinal, command.encode() + tails(1), tag=0x00C2)
+    assert owned.rc(without_session) == Rc.INVALID_AUTHHANDLE
+    after = owned.expected("DAA session after a command in no session", Rc.SUCCESS)
+    assert owned.refusal(command, OWNER) == after
+    end(owned, joining)
 
 
 def test_credentials_are_bound_to_their_issuers_settings(

@@ -112,7 +112,8 @@ def run(
 ) -> bytes:
     """The output of the stage that the request names; its session goes on or ends.
 
-    Any error ends the session (action 2), a wrong proof of the owner included.
+    Any error ends the session (action 2), a wrong proof of the owner included. What the dispatcher
+    refuses was no valid command, and leaves it.
 
     Args:
         call: the command.
