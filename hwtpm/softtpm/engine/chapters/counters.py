@@ -22,12 +22,12 @@ from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import NoReply
 from hwtpm.tpm12.types import CounterValue
 
-__all__ = ["RELEASED", "active_counter"]
+__all__ = ["active_counter"]
 
 # TPM_STCLEAR_DATA.countID is zero as long as no counter is active (25.2 action 1). Zero is also the
 # handle of libtpms' first counter, and of ours: so what is kept is the handle plus one.
 _NONE_YET: Final = 0
-RELEASED: Final = 0xFFFFFFFF
+_RELEASED: Final = 0xFFFFFFFF
 _NO_COUNTER: Final = 0xFFFFFFFF
 _MAX_VALUE: Final = 0xFFFFFFFE
 
@@ -36,7 +36,7 @@ def active_counter(stclear: Stclear) -> int:
     """The handle of the counter that may be incremented until the next start; 0xFFFFFFFF if none is
     active or it has been released (Part 2 section 21.2, TPM_CAP_PROP_ACTIVE_COUNTER)."""
     kept = stclear.active_counter
-    return _NO_COUNTER if kept in (_NONE_YET, RELEASED) else kept - 1
+    return _NO_COUNTER if kept in (_NONE_YET, _RELEASED) else kept - 1
 
 
 def _counter(call: Call, handle: int) -> Counter:
@@ -94,7 +94,7 @@ def _release(call: Call, counter: Counter) -> NoReply:
     tpm = call.tpm
     tpm.permanent = tpm.permanent.without_counter(counter.handle)
     if active_counter(tpm.volatile) == counter.handle:
-        tpm.stclear = replace(tpm.volatile, active_counter=RELEASED)
+        tpm.stclear = replace(tpm.volatile, active_counter=_RELEASED)
     call.end_sessions_of(_entity(counter))
     return NoReply()
 
