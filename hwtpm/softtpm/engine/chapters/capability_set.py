@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
@@ -19,15 +20,23 @@ _U32_SIZE: Final = 4
 Setter = Callable[[Call, bytes], None]
 
 
+class _Needs(Enum):
+    """What setting a value takes, besides a locality."""
+
+    NOTHING = auto()
+    OWNER = auto()
+    OWNER_OR_PRESENCE = auto()
+    PRESENCE = auto()  # and no authorisation
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     """One line of the tables "Flag Restrictions": when it can be set, and how."""
 
     set: Setter
-    owner: bool = False  # needs owner authorisation
-    presence: bool = False  # needs physical presence
-    unauthorised: bool = False  # takes no authorisation
-    localities: tuple[int, ...] = ()  # only from one of these
+    needs: _Needs
+    localities: Container[int] = range(5)
+    unowned: bool = False  # only while there is no owner
     when_disabled: bool = False
     when_deactivated: bool = False
 
@@ -58,13 +67,6 @@ def _permanent_flag(name: str, *, only: bool | None = None) -> Setter:
             )
 
     return apply
-
-
-def _set_ownership(call: Call, value: bytes) -> None:
-    """ "No ownerinstalled"."""
-    if call.tpm.owned:
-        raise Refuse(Rc.OWNER_SET)
-    _permanent_flag("ownership")(call, value)
 
 
 def _set_restrict_delegate(call: Call, value: bytes) -> None:
@@ -98,50 +100,59 @@ def _no_trusted_os(call: Call, value: bytes) -> None:
 
 _SETTINGS: Final[dict[tuple[int, int], _Setting]] = {
     (SetArea.PERM_FLAGS, 1): _Setting(
-        _permanent_flag("disable"), when_disabled=True, when_deactivated=True
+        _permanent_flag("disable"),
+        _Needs.OWNER_OR_PRESENCE,
+        when_disabled=True,
+        when_deactivated=True,
     ),
-    (SetArea.PERM_FLAGS, 2): _Setting(_set_ownership, presence=True, unauthorised=True),
+    (SetArea.PERM_FLAGS, 2): _Setting(_permanent_flag("ownership"), _Needs.PRESENCE, unowned=True),
     (SetArea.PERM_FLAGS, 3): _Setting(
-        _permanent_flag("deactivated"), presence=True, unauthorised=True, when_deactivated=True
+        _permanent_flag("deactivated"), _Needs.PRESENCE, when_deactivated=True
     ),
-    (SetArea.PERM_FLAGS, 4): _Setting(_permanent_flag("read_pubek"), owner=True),
+    (SetArea.PERM_FLAGS, 4): _Setting(_permanent_flag("read_pubek"), _Needs.OWNER),
     (SetArea.PERM_FLAGS, 5): _Setting(
-        _permanent_flag("disable_owner_clear", only=True), owner=True
+        _permanent_flag("disable_owner_clear", only=True), _Needs.OWNER
     ),
-    (SetArea.PERM_FLAGS, 6): _Setting(_permanent_flag("allow_maintenance", only=False), owner=True),
-    (SetArea.PERM_FLAGS, 17): _Setting(_permanent_flag("read_srk_pub"), owner=True),
+    (SetArea.PERM_FLAGS, 6): _Setting(
+        _permanent_flag("allow_maintenance", only=False), _Needs.OWNER
+    ),
+    (SetArea.PERM_FLAGS, 17): _Setting(_permanent_flag("read_srk_pub"), _Needs.OWNER),
     (SetArea.PERM_FLAGS, 18): _Setting(
         _permanent_flag("tpm_established", only=False),
-        localities=(3, 4),
+        _Needs.NOTHING,
+        (3, 4),
         when_disabled=True,
         when_deactivated=True,
     ),
     (SetArea.PERM_FLAGS, 20): _Setting(
         _permanent_flag("disable_full_da_logic_info"),
-        owner=True,
+        _Needs.OWNER,
         when_disabled=True,
         when_deactivated=True,
     ),
-    (SetArea.PERM_DATA, 23): _Setting(_set_restrict_delegate, owner=True),
+    (SetArea.PERM_DATA, 23): _Setting(_set_restrict_delegate, _Needs.OWNER),
     (SetArea.PERM_DATA, 25): _Setting(
-        _new_daa_proof, owner=True, when_disabled=True, when_deactivated=True
+        _new_daa_proof, _Needs.OWNER, when_disabled=True, when_deactivated=True
     ),
-    (SetArea.STCLEAR_FLAGS, 2): _Setting(_disable_force_clear),
-    (SetArea.STCLEAR_DATA, 6): _Setting(_defer_presence, when_disabled=True, when_deactivated=True),
-    (SetArea.STANY_FLAGS, 4): _Setting(_no_trusted_os, localities=(3, 4)),
+    (SetArea.STCLEAR_FLAGS, 2): _Setting(_disable_force_clear, _Needs.NOTHING),
+    (SetArea.STCLEAR_DATA, 6): _Setting(
+        _defer_presence, _Needs.NOTHING, when_disabled=True, when_deactivated=True
+    ),
+    (SetArea.STANY_FLAGS, 4): _Setting(_no_trusted_os, _Needs.NOTHING, (3, 4)),
 }
 """By area and flag number; nothing else can be set."""
 
 
 @serves(SetCapability)
 def set_capability(call: Call, request: SetCapability) -> NoReply:
-    """7.2."""
+    """7.2. Part 2 gives no codes for what it restricts; they are those of libtpms."""
     if call.sessions:
+        if not call.tpm.owned:
+            raise Refuse(Rc.AUTHFAIL)
         call.authorise_owner()
-    if len(request.sub_cap) != _U32_SIZE:
-        raise Refuse(Rc.BAD_PARAMETER)
-    key = request.cap_area, int.from_bytes(request.sub_cap, "big")
-    setting = _SETTINGS.get(key)
+    setting = None
+    if len(request.sub_cap) == _U32_SIZE:
+        setting = _SETTINGS.get((request.cap_area, int.from_bytes(request.sub_cap, "big")))
     if setting is None:
         raise Refuse(Rc.BAD_PARAMETER)
     _check_restrictions(call, setting)
@@ -151,15 +162,23 @@ def set_capability(call: Call, request: SetCapability) -> NoReply:
 
 def _check_restrictions(call: Call, setting: _Setting) -> None:
     """Action 2."""
-    if call.tpm.permanent.flags.disable and not setting.when_disabled:
-        raise Refuse(Rc.DISABLED)
-    if call.tpm.volatile.flags.deactivated and not setting.when_deactivated:
-        raise Refuse(Rc.DEACTIVATED)
-    if setting.owner and not call.sessions:
+    tpm = call.tpm
+    if setting.unowned and tpm.owned:
+        raise Refuse(Rc.OWNER_SET)
+    authorised = bool(call.sessions)
+    if setting.needs is _Needs.OWNER:
+        allowed = authorised
+    elif setting.needs is _Needs.OWNER_OR_PRESENCE:
+        allowed = authorised or tpm.physical_presence
+    elif setting.needs is _Needs.PRESENCE:
+        allowed = tpm.physical_presence and not authorised
+    else:
+        allowed = True
+    if not allowed:
         raise Refuse(Rc.AUTHFAIL)
-    if setting.unauthorised and call.sessions:
-        raise Refuse(Rc.BADTAG)
-    if setting.presence:
-        call.require_presence()
-    if setting.localities and call.locality not in setting.localities:
+    if call.locality not in setting.localities:
         raise Refuse(Rc.BAD_LOCALITY)
+    if tpm.permanent.flags.disable and not setting.when_disabled:
+        raise Refuse(Rc.DISABLED)
+    if tpm.volatile.flags.deactivated and not setting.when_deactivated:
+        raise Refuse(Rc.DEACTIVATED)
