@@ -1,4 +1,4 @@
-"""The engines that run in the caller's process, by name; each is imported when it is asked for."""
+"""The engines that keep their state in a `Storage`, by name; each is imported when asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "make_engine"]
 
-ENGINES = ("engine", "libtpms")
+ENGINES = ("engine", "libtpms", "swtpm")
 
 
 def make_engine(name: str, storage: Storage, pool: KeyPool | None = None) -> SoftwareTpm:
@@ -36,4 +36,8 @@ def make_engine(name: str, storage: Storage, pool: KeyPool | None = None) -> Sof
         from hwtpm.softtpm.libtpms import LibtpmsTpm
 
         return LibtpmsTpm(storage)
+    if name == "swtpm":
+        from hwtpm.softtpm.swtpm_stored import StoredSwtpm
+
+        return StoredSwtpm(storage)
     raise UsageError(f"{name!r} is no TPM engine", hint=f"use one of: {', '.join(ENGINES)}")

@@ -66,29 +66,31 @@ _T = TypeVar("_T")
 
 
 class SwtpmTpm:
-    """A `SoftwareTpm` whose engine is a swtpm process that keeps its own state in `state_dir`.
+    """A `SoftwareTpm` whose engine is a swtpm process that keeps its own state.
 
-    `state_dir` is created (mode 0700) if it is missing. `control_timeout_s` bounds every control
+    `state` is a directory, which is created (mode 0700) if it is missing, or the descriptor of a
+    file, which stays the caller's. `control_timeout_s` bounds every control
     command, INIT (which may make keys) included; `command_timeout_s` bounds every TPM command.
     After a lost or silent swtpm the object is only good for `close`.
 
     Raises:
         DeviceNotFound: `program` is not installed.
-        AccessDenied: `state_dir` or `program` cannot be used.
+        AccessDenied: `state` or `program` cannot be used.
         ProtocolError, Timeout: swtpm ended or did not answer.
         Unsupported: this swtpm lacks a control command that is needed.
     """
 
     def __init__(
         self,
-        state_dir: Path,
+        state: Path | int,
         *,
         program: str = "swtpm",
         control_timeout_s: float = 30.0,
         command_timeout_s: float = 120.0,
     ) -> None:
-        self._state_dir = state_dir
-        self._description = f"swtpm in {state_dir}"
+        self._state = state
+        where = f" in {state}" if isinstance(state, Path) else ""
+        self._description = f"swtpm{where}"
         self._control_timeout_s = control_timeout_s
         self._command_timeout_s = command_timeout_s
         self._clock = RealClock()
@@ -96,13 +98,8 @@ class SwtpmTpm:
         self._powered = False
         self._measuring = False
         self._closed = False
-        try:
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise AccessDenied(
-                f"{self._description}: cannot make the state directory: {error}",
-                hint="name a directory that you may write to",
-            ) from error
+        if isinstance(state, Path):
+            self._make(state)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._control, control_peer = socket.socketpair()
         self._data, data_peer = socket.socketpair()
@@ -111,7 +108,7 @@ class SwtpmTpm:
             with data_peer:
                 with control_peer:  # held any longer, it would hide that swtpm is gone
                     executable = _find(program)
-                    self._description = f"swtpm {_version(executable)} in {state_dir}"
+                    self._description = f"swtpm {_version(executable)}{where}"
                     self._process = self._spawn(executable, control_peer)
                 self._attach(data_peer)
         except BaseException:
@@ -120,7 +117,7 @@ class SwtpmTpm:
 
     @property
     def description(self) -> str:
-        """`swtpm`, its version and the state directory."""
+        """`swtpm`, its version and the state directory if there is one."""
         return self._description
 
     @property
@@ -211,15 +208,29 @@ class SwtpmTpm:
         self._end()
         self._log.close()
 
+    def _make(self, directory: Path) -> None:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AccessDenied(
+                f"{self._description}: cannot make the state directory: {error}",
+                hint="name a directory that you may write to",
+            ) from error
+
     def _spawn(self, executable: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         options = ["--terminate", "--ctrl", f"type=unixio,clientfd={control.fileno()}"]
-        # Running in the state directory keeps its name, whatever is in it, out of the options.
-        state = ["--tpmstate", "dir=.,mode=0600"]
+        given = [control.fileno()]
+        if isinstance(self._state, Path):
+            # Running in the state directory keeps its name, whatever is in it, out of the options.
+            cwd, state = self._state, "dir=.,mode=0600"
+        else:
+            cwd, state = None, f"backend-uri=file:///proc/self/fd/{self._state}"
+            given.append(self._state)
         try:
             return subprocess.Popen(
-                [executable, "socket", *options, *state],
-                cwd=self._state_dir,
-                pass_fds=[control.fileno()],
+                [executable, "socket", *options, "--tpmstate", state],
+                cwd=cwd,
+                pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,

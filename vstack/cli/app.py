@@ -108,7 +108,7 @@ def create(name: str, *, engine: str = "engine", common: Common = DEFAULT) -> Jo
     name
         Its name on this host.
     engine
-        Software TPM inside: `engine` (our own) or `libtpms`.
+        Software TPM inside: `engine` (our own), `libtpms` or `swtpm`.
     """
 
     def work(origin: Origin) -> Answer:
@@ -235,7 +235,7 @@ def demo(
     chip
         Address of the chip.
     engine
-        Software TPM inside the vTPM: `engine` (our own) or `libtpms`.
+        Software TPM inside the vTPM: `engine` (our own), `libtpms` or `swtpm`.
     keep
         Directory in which state and evidence stay; else a temporary one is used and removed.
     json
