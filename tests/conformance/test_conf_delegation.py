@@ -278,8 +278,8 @@ def test_bad_owner_delegations_are_refused(owned: Device) -> None:
             session = owned.osap_owner()
             assert owned.refusal_in(create_owner(session, pub), session) == rc
         oiap = owned.client.oiap(OWNER)
-        rc = owned.refusal_in(CreateOwnerDelegation(False, public(family), ZEROS), oiap)
-        assert rc == owned.expected("delegating in an OIAP session", Rc.INVALID_AUTHHANDLE)
+        refused = owned.refusal_in(CreateOwnerDelegation(False, public(family), ZEROS), oiap)
+        assert refused == owned.expected("delegating in an OIAP session", Rc.INVALID_AUTHHANDLE)
         session = owned.osap_owner(WRONG)
         assert owned.refusal_in(create_owner(session, public(family)), session) == Rc.AUTHFAIL
 
@@ -495,8 +495,8 @@ def test_bad_key_delegations_are_refused(owned: Device) -> None:
             request = CreateKeyDelegation(key.handle, pub, session.encrypt_auth(DELEGATE))
             assert owned.refusal_in(request, session) == rc
         oiap = owned.client.oiap(USAGE)
-        rc = owned.refusal_in(CreateKeyDelegation(key.handle, allowed, ZEROS), oiap)
-        assert rc == owned.expected("delegating in an OIAP session", Rc.INVALID_AUTHHANDLE)
+        refused = owned.refusal_in(CreateKeyDelegation(key.handle, allowed, ZEROS), oiap)
+        assert refused == owned.expected("delegating in an OIAP session", Rc.INVALID_AUTHHANDLE)
 
 
 def test_a_keys_delegate_hands_on_no_more_than_it_has(owned: Device) -> None:

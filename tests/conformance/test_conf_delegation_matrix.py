@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -125,9 +124,10 @@ def test_each_key_command_needs_its_bit(owned: Device) -> None:
 
         def ask(name: str, permissions: int) -> int:
             handle = handles[KEY_FOR.get(name, "storage")]
-            request = requests[name]
-            fields = tuple(request.layout.codecs)[: request.layout.handles]
-            request = replace(request, **dict.fromkeys(fields, handle))
+            body = bytearray(requests[name].encode())
+            for number in range(requests[name].layout.handles):
+                body[4 * number : 4 * number + 4] = handle.to_bytes(4, "big")
+            request = type(requests[name]).decode(bytes(body))
             blob = key_blob(owned, handle, delegation(permissions))
             sessions = [by_key_blob(owned, blob, handle)]
             if name in TWO_SESSIONS:
