@@ -160,7 +160,7 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     ),
     "setting in an unknown area": _libtpms(0x2C, "7.2 action 4.a says BAD_PARAMETER"),
     "setting a flag to 2": _libtpms(
-        0x00, "Part 2 2.2.3: a BOOL is 0x00 or 0x01; 7.2: what is inconsistent is a bad parameter"
+        0x00, "Part 2 2.2.1: a BOOL is 0x00 or 0x01; 7.2: what is inconsistent is a bad parameter"
     ),
     "new DAA secrets without the owner": _libtpms(
         0x00, "Part 2 7.4.1: TPM_PD_DAAPROOF takes owner authorisation; libtpms asks for none"
@@ -294,6 +294,7 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_Delegate_CreateKeyDelegation", 0x03, 0x43): _DELEGATION,
     ("TPM_Delegate_CreateOwnerDelegation", 0x03, 0x43): _DELEGATION,
     ("TPM_Delegate_CreateOwnerDelegation", 0x22, 0x43): _DELEGATION,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x22, 0x02): _ORDER,
     ("TPM_Delegate_LoadOwnerDelegation", 0x43, 0x03): _DELEGATION,
     ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x02): _DELEGATION_SIZE,
     ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x43): _DELEGATION_SIZE,
