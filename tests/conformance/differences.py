@@ -295,6 +295,8 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_Delegate_CreateOwnerDelegation", 0x03, 0x43): _DELEGATION,
     ("TPM_Delegate_CreateOwnerDelegation", 0x22, 0x43): _DELEGATION,
     ("TPM_Delegate_LoadOwnerDelegation", 0x22, 0x02): _ORDER,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x22, 0x03): _ORDER,
+    ("TPM_Delegate_LoadOwnerDelegation", 0x22, 0x43): _ORDER,
     ("TPM_Delegate_LoadOwnerDelegation", 0x43, 0x03): _DELEGATION,
     ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x02): _DELEGATION_SIZE,
     ("TPM_Delegate_LoadOwnerDelegation", 0x19, 0x43): _DELEGATION_SIZE,
