@@ -170,6 +170,9 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         'Part 2 7.1.1 "No authorization": sent as TPM_TAG_RQU_COMMAND (21.5); libtpms takes'
         " what it can verify",
     ),
+    "NV areas that outlive the endorsement key": _libtpms(
+        2, "14.3 action 4.a: all with the D bit MUST go; libtpms deletes those of the owner"
+    ),
     "AuthData of a key as that of data": _libtpms(
         0x00, "17.1 action 10.a checks the payload type; libtpms sees that the layouts are alike"
     ),
@@ -264,6 +267,19 @@ FORMS: Final[dict[tuple[str, int, int], str]] = {
     ("TPM_CreateMigrationBlob", 0x22, 0x01): _ORDER,
     ("TPM_MigrateKey", 0x0C, 0x19): _PARMS,
     ("TPM_MigrateKey", 0x0C, 0x28): _PARMS,
+    ("TPM_CreateRevocableEK", 0x08, 0x28): "as TPM_CreateEndorsementKeyPair",
+    ("TPM_CreateRevocableEK", 0x08, 0x17): "as TPM_CreateEndorsementKeyPair",
+    ("TPM_CreateRevocableEK", 0x08, 0x19): "as TPM_CreateEndorsementKeyPair",
+    ("TPM_ChangeAuthAsymStart", 0x0C, 0x28): _KEY_FORM,
+    ("TPM_ChangeAuthAsymStart", 0x0C, 0x19): _KEY_FORM,
+    ("TPM_ChangeAuthAsymStart", 0x0C, 0x17): _KEY_FORM,
+    ("TPM_SetCapability", 0x03, 0x2C): "an unknown area: 7.2 action 4.a says BAD_PARAMETER",
+    ("TPM_LoadKey", 0x01, 0x28): _KEY_FORM,
+    ("TPM_LoadKey", 0x01, 0x19): _KEY_FORM,
+    ("TPM_LoadKey", 0x03, 0x28): _KEY_FORM,
+    ("TPM_LoadKey", 0x03, 0x2E): _KEY_FORM,
+    ("TPM_LoadKey", 0x03, 0x22): _KEY_FORM,
+    ("TPM_LoadKey", 0x22, 0x28): _KEY_FORM,
     ("TPM_CreateWrapKey", 0x22, 0x28): _KEY_FORM,
     ("TPM_CreateWrapKey", 0x22, 0x17): _KEY_FORM,
     ("TPM_CreateWrapKey", 0x19, 0x28): _KEY_FORM,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conformance_rig import OWNER, WRONG, Device
+from conformance_rig import OWNER, USAGE, WRONG, Device
 
 from hwtpm.client import owner
 from hwtpm.client.info import capability
@@ -13,9 +13,11 @@ from hwtpm.tpm12.commands.optin import (
     PhysicalDisable,
     PhysicalEnable,
     PhysicalSetDeactivated,
+    SetOperatorAuth,
     SetOwnerInstall,
     SetTempDeactivated,
 )
+from hwtpm.tpm12.commands.ownership import OwnerClear
 from hwtpm.tpm12.const import Capability, CapFlag
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import Request
@@ -28,6 +30,7 @@ NEEDS_PRESENCE: list[Request[Struct]] = [
     PhysicalDisable(),
     PhysicalSetDeactivated(True),
     SetTempDeactivated(),
+    SetOperatorAuth(bytes(20)),
 ]
 
 
@@ -111,3 +114,30 @@ def test_the_owner_disables_and_enables_without_presence(owned: Device) -> None:
     assert owned.refusal(PcrRead(0)) == Rc.DISABLED
     owned.run(OwnerSetDisable(False), OWNER)
     assert owned.refusal(PcrRead(0)) == Rc.SUCCESS
+
+
+def test_without_an_operator_only_presence_deactivates(new: Device) -> None:
+    assert new.refusal(SetTempDeactivated(), USAGE) == Rc.NOOPERATOR
+
+
+@pytest.mark.alters
+def test_the_operator_deactivates_without_presence(new: Device) -> None:
+    """5.6 and 5.7."""
+    new.assert_presence()
+    new.run(SetOperatorAuth(WRONG.reveal()))
+    new.run(SetOperatorAuth(USAGE.reveal()))
+    assert flags(new).operator
+    new.restart()
+    assert new.refusal(SetTempDeactivated(), WRONG) == Rc.AUTHFAIL
+    assert new.refusal(SetTempDeactivated()) == Rc.BAD_PRESENCE
+    assert new.refusal(SetTempDeactivated(), USAGE) == Rc.SUCCESS
+    assert new.refusal(PcrRead(0)) == Rc.DEACTIVATED
+
+
+@pytest.mark.alters
+def test_clearing_forgets_the_operator(owned: Device) -> None:
+    owned.assert_presence()
+    owned.run(SetOperatorAuth(USAGE.reveal()))
+    owned.run(OwnerClear(), OWNER)
+    owned.run(PhysicalEnable())
+    assert not flags(owned).operator
