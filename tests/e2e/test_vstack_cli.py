@@ -9,12 +9,15 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from e2e_stack import PROGRAMS, Stack
 
-from hwtpm.client import pcr
+from hwtpm.client import nv, pcr
 from hwtpm.client.rsa import from_public_key
 from hwtpm.client.session import Tpm
+from hwtpm.softtpm.engines import ENGINES
+from hwtpm.tpm12.const import NvPermission
 from hwtpm.transport.address import open_transport
 from vstack.demo.owner import take
 
@@ -70,13 +73,19 @@ def test_vtpms_take_their_keys_from_one_pool_and_none_is_taken_twice(stack: Stac
     assert stack.processes() == []
 
 
-def test_a_restart_keeps_vtpms_and_their_endorsement_keys(stack: Stack) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_restart_keeps_vtpms_with_their_keys_and_nv_areas(stack: Stack, engine: str) -> None:
     stack.run("vstack", "up", "--chip", "sim:")
-    before = stack.json("vstack", "vtpm", "create", "a")
+    before = stack.json("vstack", "vtpm", "create", "a", "--engine", engine)
+    with Tpm(open_transport(before["tpm"])) as tpm:
+        nv.define(tpm, 0x1000, 4, NvPermission.OWNERREAD | NvPermission.OWNERWRITE)
+        nv.write(tpm, 0x1000, b"kept")
     stack.run("vstack", "down")
     stack.run("vstack", "up")
     after = stack.json("vstack", "vtpm", "show", "a")
     assert (after["uuid"], after["ek"]) == (before["uuid"], before["ek"])
+    with Tpm(open_transport(after["tpm"])) as tpm:
+        assert nv.read(tpm, 0x1000) == b"kept"
 
 
 def test_everything_on_disk_and_every_socket_is_for_its_owner_only(stack: Stack) -> None:
