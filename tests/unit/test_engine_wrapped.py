@@ -24,6 +24,7 @@ from hwtpm.tpm12.commands.auditing import GetAuditDigest, SetOrdinalAuditStatus
 from hwtpm.tpm12.commands.counters import CreateCounter, ReadCounter
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.integrity import PcrRead
+from hwtpm.tpm12.commands.startup import SaveState
 from hwtpm.tpm12.commands.testing import GetTestResult
 from hwtpm.tpm12.const import EncScheme, KeyAlgorithm, KeyUsage, TransportAttribute
 from hwtpm.tpm12.rc import Rc
@@ -63,9 +64,10 @@ def full_disk(engine: Engine) -> Iterator[None]:
     def store(name: StateName, blob: bytes) -> None:
         raise FullDisk
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(FullDisk):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.storage, "store", store)
-        yield
+        with pytest.raises(FullDisk):
+            yield
 
 
 def create_counter(rig: Rig, session: TransportSession) -> None:
@@ -92,6 +94,13 @@ def test_a_refused_wrapped_command_undoes_itself_alone(
         session.tpm.execute(ReadCounter(0x1234))
     assert (engine.permanent, engine.stclear) == before
     assert len(pcr.read(session.tpm, 0)) == 20
+
+
+def test_a_state_saved_inside_stays_saved(engine: Engine, session: TransportSession) -> None:
+    session.tpm.execute(SaveState())
+    assert engine.storage.load(StateName.SAVED) is not None
+    pcr.read(session.tpm, 0)
+    assert engine.storage.load(StateName.SAVED) is None  # the session has gone on
 
 
 def test_failures_inside_count_even_if_they_cannot_be_stored(

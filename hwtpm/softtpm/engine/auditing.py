@@ -19,26 +19,10 @@ from hwtpm.tpm12.types.audit import AuditEventIn, AuditEventOut
 if TYPE_CHECKING:
     from hwtpm.softtpm.engine.tpm import Engine
 
-__all__ = ["Audited", "audit_count", "record"]
+__all__ = ["audit_count", "record"]
 
 _LAST_COUNT: Final = 0xFFFFFFFF
 _LABEL: Final = bytes(4)
-
-
-class Audited:
-    """The audited ordinals as a set, made anew when the list in the permanent state changes."""
-
-    __slots__ = ("_listed", "_ordinals")
-
-    def __init__(self) -> None:
-        self._listed: tuple[int, ...] = ()
-        self._ordinals: frozenset[int] = frozenset()
-
-    def of(self, permanent: Permanent) -> frozenset[int]:
-        """The ordinals that are audited in that state."""
-        if permanent.audited is not self._listed:
-            self._listed, self._ordinals = permanent.audited, frozenset(permanent.audited)
-        return self._ordinals
 
 
 def audit_count(permanent: Permanent) -> CounterValue:

@@ -124,7 +124,8 @@ class Engine:
         self.ticks_start_s = 0.0
         self._roots: dict[int, tuple[object, LoadedKey]] = {}
         self._auth_failed = False
-        self._audited = auditing.Audited()
+        self._audited_list: tuple[int, ...] = ()
+        self._audited: frozenset[int] = frozenset()  # the same as a set
         self._measurement: hashlib._Hash | None = None  # between TPM_HASH_START and TPM_HASH_END
         self._open = True
 
@@ -291,12 +292,13 @@ class Engine:
                 it was before the command; the caller answers TPM_FAIL.
         """
         self._require_power()
-        permanent, stclear = self.permanent, self.stclear
+        permanent, stclear, saved = self.permanent, self.stclear, self.saved
         tails: list[Tail] = []
         self._auth_failed = False
         try:
             answer, effects = self._run(command, locality, tails, None)
-            self._commit(permanent, changing=bool(effects))
+            # What this very command saved is not outdated by its own session.
+            self._commit(permanent, changing=bool(effects) and self.saved is saved)
         except Refuse as verdict:
             self.permanent, self.stclear = permanent, stclear
             if not verdict.rc & NON_FATAL:
@@ -413,7 +415,10 @@ class Engine:
         if layout.handles or count:
             self._authorise(row, call, command)
         # Before the action: TPM_SetOrdinalAuditStatus may change what is audited (8.1).
-        audited = ordinal in self._audited.of(self.permanent)
+        if self.permanent.audited is not self._audited_list:
+            self._audited_list = self.permanent.audited
+            self._audited = frozenset(self._audited_list)
+        audited = ordinal in self._audited
         if audited and ordinal == _SAVE_STATE:
             auditing.record(self, call.digest)  # 8.1: what is saved has the event already
         reply = served.action(call, request)
