@@ -19,6 +19,7 @@ from conformance_rig import (
     ZEROS,
     Device,
 )
+from test_conf_cmk import certified
 
 from hwtpm.client import keys, owner
 from hwtpm.client.nv import unrestricted
@@ -38,11 +39,13 @@ from hwtpm.tpm12.commands.delegation import (
 from hwtpm.tpm12.commands.endorsement import OwnerReadInternalPub
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.integrity import Extend
+from hwtpm.tpm12.commands.migration import CmkSetRestrictions
 from hwtpm.tpm12.commands.ownership import DisableOwnerClear, ForceClear
 from hwtpm.tpm12.commands.sessions import DSAP, SetOwnerPointer
-from hwtpm.tpm12.commands.storage import GetPubKey
+from hwtpm.tpm12.commands.storage import GetPubKey, LoadKey2
 from hwtpm.tpm12.const import (
     ET_AES128_CTR,
+    CmkDelegate,
     DelegateType,
     EntityType,
     FamilyFlag,
@@ -479,6 +482,22 @@ def test_unloading_the_key_ends_its_delegated_sessions(owned: Device) -> None:
         again = owned.load("signing")
         session = by_key_blob(owned, encoded, again.handle)
         assert owned.refusal_in(Sign(again.handle, ZEROS), session) == Rc.SUCCESS
+
+
+def test_the_owner_restricts_delegates_of_certified_migration_keys(owned: Device) -> None:
+    """11.5 and 18.3 description 4."""
+    handle = owned.run(LoadKey2(SRK_HANDLE, certified(owned)), SRK).inkey_handle
+    with a_family(owned) as family:
+        blob = key_blob(owned, handle, key_public(family, "TPM_Sign"))
+        for allowed, rc in (
+            (CmkDelegate.STORAGE | CmkDelegate.BIND, Rc.INVALID_KEYUSAGE),
+            (CmkDelegate.SIGNING, Rc.SUCCESS),
+            (0, Rc.INVALID_KEYUSAGE),
+        ):
+            owned.run(CmkSetRestrictions(allowed), OWNER)
+            session = by_key_blob(owned, blob, handle)
+            assert owned.refusal_in(Sign(handle, ZEROS), session) == rc
+            assert owned.refusal(Sign(handle, ZEROS), USAGE) == Rc.SUCCESS
 
 
 def test_bad_key_delegations_are_refused(owned: Device) -> None:
