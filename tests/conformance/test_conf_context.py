@@ -8,6 +8,7 @@ import pytest
 from conformance_rig import NO_HANDLE, OWNER, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
 
 from hwtpm.client import keys, nv
+from hwtpm.tpm12.commands.capability import GetCapability
 from hwtpm.tpm12.commands.context import KeyControlOwner, LoadContext, SaveContext
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.deprecated import (
@@ -22,7 +23,15 @@ from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.ownership import OwnerClear
 from hwtpm.tpm12.commands.startup import SaveState
 from hwtpm.tpm12.commands.storage import LoadKey2
-from hwtpm.tpm12.const import EntityType, KeyFlag, NvPermission, ResourceType, StartupType
+from hwtpm.tpm12.const import (
+    Capability,
+    CapProperty,
+    EntityType,
+    KeyFlag,
+    NvPermission,
+    ResourceType,
+    StartupType,
+)
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PubKey
 from hwtpm.tpm12.types.context import ContextBlob
@@ -166,6 +175,10 @@ def test_counts_rise_and_a_flushed_context_does_not_come_back(owned: Device) -> 
     blobs = [save(owned, oiap(owned)) for _ in range(3)]
     first = blobs[0].context_count
     assert [blob.context_count for blob in blobs] == [first, first + 1, first + 2]
+    assert handles(owned, ResourceType.CONTEXT)[-3:] == (first, first + 1, first + 2)
+    context_property = CapProperty.CONTEXT.to_bytes(4, "big")
+    free = owned.run(GetCapability(Capability.PROPERTY, context_property)).resp
+    assert int.from_bytes(free, "big") == MAX_CONTEXTS - len(handles(owned, ResourceType.CONTEXT))
     flush = FlushSpecific(first + 1, ResourceType.CONTEXT)
     assert owned.refusal(flush) == Rc.SUCCESS
     assert owned.refusal(flush) == Rc.BAD_PARAMETER

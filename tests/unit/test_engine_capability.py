@@ -31,12 +31,10 @@ def u32(value: int) -> bytes:
     return value.to_bytes(4, "big")
 
 
-# Ours by design: no contexts, delegation or DAA yet; own vendor, own timeouts,
+# Ours by design: no delegation or DAA yet; own vendor, own timeouts,
 # own NV size; what ST_STATE resets.
 OWN_PROPERTIES = {
     CapProperty.MANUFACTURER,
-    CapProperty.CONTEXT,
-    CapProperty.MAX_CONTEXT,
     CapProperty.FAMILYROWS,
     CapProperty.TIS_TIMEOUT,
     CapProperty.STARTUP_EFFECT,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hwtpm.softtpm.engine.tpm import Engine
 
 __all__ = [
+    "Additional",
     "SavedSession",
     "counted",
     "key_of",
@@ -41,7 +42,7 @@ _REF: Final = "docs/engine-state.md"
 
 
 @structure("additional data of a context", ref=_REF)
-class _Additional(Struct):
+class Additional(Struct):
     """The first counter block of the cipher, and the digest of the key that a session is bound to
     (21.2 action 8.f.i)."""
 
@@ -72,7 +73,7 @@ def seal_context(
         blob: all that is public of it; of its additional data only the digest of an entity.
         sensitive: what is encrypted.
     """
-    additional = _Additional(call.tpm.random(_COUNTER_SIZE), blob.additional_data)
+    additional = Additional(call.tpm.random(_COUNTER_SIZE), blob.additional_data)
     plain = replace(
         blob,
         integrity_digest=ZERO_DIGEST,

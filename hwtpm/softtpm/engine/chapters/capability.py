@@ -14,7 +14,7 @@ from hwtpm.softtpm.engine.keys import MAX_KEYS
 from hwtpm.softtpm.engine.lockout import THRESHOLD
 from hwtpm.softtpm.engine.rsa import rsa_parms
 from hwtpm.softtpm.engine.sessions import MAX_SESSIONS
-from hwtpm.softtpm.engine.state import MAX_COUNTERS, MAX_DELEGATE_ROWS, MAX_FAMILIES
+from hwtpm.softtpm.engine.state import MAX_CONTEXTS, MAX_COUNTERS, MAX_DELEGATE_ROWS, MAX_FAMILIES
 from hwtpm.softtpm.engine.transports import MAX_TRANSPORTS
 from hwtpm.softtpm.engine.version import MANUFACTURER, version_info
 from hwtpm.tpm12.commands.capability import (
@@ -59,9 +59,9 @@ _TIMEOUTS_US: Final = (750_000, 2_000_000, 750_000, 750_000)
 """TIMEOUT_A to TIMEOUT_D (PC Client TIS 1.2 section 11.2)."""
 _DURATIONS_US: Final = (50_000_000, 100_000_000, 300_000_000)
 """Generous, as a host may be busy: what libtpms announces, so drivers have lived with it."""
-_STARTUP_EFFECTS: Final = 0x12F
-"""ST_STATE resets contexts, transports, SHA-1, sessions and DAA; every start resets auditDigest
-(Part 2 section 4.6)."""
+_STARTUP_EFFECTS: Final = 0x44
+"""ST_STATE ends a SHA-1 calculation and brings back all else; ST_CLEAR resets auditDigest (Part 2
+section 4.6)."""
 _DA_TIMEOUT: Final = 0x00000001  # TPM_DA_ACTION_TIMEOUT
 
 _STRUCT_VER: Final = Version(1, 1, 0, 0).encode()
@@ -230,7 +230,7 @@ def _flags(call: Call, sub_cap: bytes) -> bytes:
 
 @_area(Capability.KEY_HANDLE)
 def _key_handles(call: Call, sub_cap: bytes) -> bytes:
-    return _handles(key.handle for key in call.tpm.keys)
+    return _handles(call.tpm.keys.handles)
 
 
 @_area(Capability.HANDLE)
@@ -238,17 +238,17 @@ def _handles_of_type(call: Call, sub_cap: bytes) -> bytes:
     tpm = call.tpm
     match _number(sub_cap):
         case ResourceType.KEY:
-            return _handles(key.handle for key in tpm.keys)
+            return _handles(tpm.keys.handles)
         case ResourceType.AUTH:
-            return _handles(session.handle for session in tpm.sessions)
+            return _handles(tpm.sessions.handles)
         case ResourceType.COUNTER:
             return _handles(counter.handle for counter in tpm.permanent.counters)
         case ResourceType.TRANS:
-            return _handles(session.handle for session in tpm.transports)
+            return _handles(tpm.transports.handles)
         case ResourceType.DAA_TPM:
-            return _handles(session.handle for session in tpm.daa)
+            return _handles(tpm.daa.handles)
         case ResourceType.CONTEXT:
-            return _handles(())
+            return _handles(tpm.volatile.context_list)
         case _:
             raise Refuse(Rc.BAD_MODE)
 
@@ -335,8 +335,8 @@ _PROPERTIES.update(
         CapProperty.MAX_COUNTERS: _fixed(_u32(MAX_COUNTERS)),
         CapProperty.MAX_KEYS: _fixed(_u32(MAX_KEYS)),
         CapProperty.OWNER: lambda call: _bool(call.tpm.owned),
-        CapProperty.CONTEXT: _fixed(_u32(0)),
-        CapProperty.MAX_CONTEXT: _fixed(_u32(0)),
+        CapProperty.CONTEXT: lambda call: _u32(MAX_CONTEXTS - len(call.tpm.volatile.context_list)),
+        CapProperty.MAX_CONTEXT: _fixed(_u32(MAX_CONTEXTS)),
         CapProperty.FAMILYROWS: _fixed(_u32(MAX_FAMILIES)),
         CapProperty.TIS_TIMEOUT: _fixed(_u32(*_TIMEOUTS_US)),
         CapProperty.STARTUP_EFFECT: _fixed(_u32(_STARTUP_EFFECTS)),
