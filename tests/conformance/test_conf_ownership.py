@@ -71,6 +71,7 @@ def test_bad_requests_to_take_ownership_are_refused(endorsed: Device) -> None:
         (take(endorsed, enc_srk_auth=bytes(256)), Rc.DECRYPT_ERROR),
         (take(endorsed, other), Rc.INVALID_KEYUSAGE),
         (take(endorsed, migratable), Rc.INVALID_KEYUSAGE),
+        (take(endorsed, replace(SRK_TEMPLATE, key_flags=0x20)), Rc.BAD_KEY_PROPERTY),
         (take(endorsed, replace(SRK_TEMPLATE, algorithm_parms=small)), Rc.BAD_KEY_PROPERTY),
     ]
     for number, (request, rc) in enumerate(cases):

@@ -32,6 +32,7 @@ from hwtpm.tpm12.commands.storage import (
     Unseal,
 )
 from hwtpm.tpm12.const import (
+    DEFAULT_EXPONENT,
     AuthDataUsage,
     Capability,
     CapProperty,
@@ -41,7 +42,7 @@ from hwtpm.tpm12.const import (
     SigScheme,
 )
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import Key, PcrInfo, PcrSelection, StoredData
+from hwtpm.tpm12.types import Key, PcrInfo, PcrSelection, RsaKeyParms, StoredData
 
 DATA = Secret(b"what is sealed")
 ROOT = keys.srk(SRK)
@@ -333,3 +334,22 @@ def test_the_srk_is_read_by_nobody_as_delivered(owned: Device) -> None:
     """10.6 action 3: readSRKPub is FALSE; the owner has TPM_OwnerReadInternalPub."""
     assert owned.refusal(GetPubKey(SRK_HANDLE), SRK) == Rc.INVALID_KEYHANDLE
     assert owned.refusal(GetPubKey(SRK_HANDLE), OWNER) == Rc.AUTHFAIL
+
+
+@pytest.mark.parametrize("exponent", [b"\3", b"\x11", b"\1\0\1"])
+def test_which_exponents_there_are(owned: Device, exponent: bytes) -> None:
+    parms = RsaKeyParms(1024, 2, exponent).encode()
+    template = replace(SIGNING, algorithm_parms=replace(SIGNING.algorithm_parms, parms=parms))
+    with owned.osap_srk() as session:
+        request = CreateWrapKey(
+            SRK_HANDLE,
+            session.encrypt_auth(USAGE),
+            session.encrypt_second_auth(MIGRATION),
+            template,
+        )
+        refused = owned.refusal_in(request, session)
+    if int.from_bytes(exponent, "big") == DEFAULT_EXPONENT:
+        assert refused == Rc.SUCCESS
+    else:
+        rc = owned.expected("keys with another exponent than 65537", Rc.BAD_KEY_PROPERTY)
+        assert refused == rc

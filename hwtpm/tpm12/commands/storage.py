@@ -154,7 +154,7 @@ class GetPubKeyReply(Struct):
     Duration.SHORT,
     (0, 1),
     Rule.PCR_ENFORCED,
-    authorises=(Authorises.LATER,),
+    authorises=(Authorises.KEY_TO_READ,),
 )
 class GetPubKey(Request[GetPubKeyReply]):
     """Read the public part of a loaded key."""

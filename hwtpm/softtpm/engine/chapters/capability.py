@@ -259,10 +259,11 @@ def _handles(handles: Iterable[int]) -> bytes:
 
 @_area(Capability.KEY_STATUS)
 def _key_status(call: Call, sub_cap: bytes) -> bytes:
-    """ownerEvict of a loaded key; no key has it before TPM_KeyControlOwner exists."""
-    if call.tpm.keys.get(_number(sub_cap)) is None:
+    """ownerEvict of a loaded key."""
+    handle = _number(sub_cap)
+    if call.tpm.keys.get(handle) is None:
         raise Refuse(Rc.INVALID_KEYHANDLE)
-    return _bool(False)
+    return _bool(call.tpm.permanent.keeps_key(handle))
 
 
 @_area(Capability.NV_LIST)

@@ -9,6 +9,7 @@ from hwtpm.softtpm.engine import rsa
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.state import ZERO_DIGEST, Permanent, RootKey, Stclear
+from hwtpm.softtpm.engine.wrapping import check_properties
 from hwtpm.tpm12.commands.deprecated import DisablePubekRead
 from hwtpm.tpm12.commands.ownership import (
     DisableForceClear,
@@ -30,7 +31,6 @@ from hwtpm.tpm12.const import (
     KeyUsage,
     NvIndex,
     NvPermission,
-    SigScheme,
 )
 from hwtpm.tpm12.const import PhysicalPresence as Presence
 from hwtpm.tpm12.rc import Rc
@@ -64,18 +64,9 @@ def check_srk_params(call: Call, key: Key) -> None:
     """
     if key.key_usage != KeyUsage.STORAGE or key.key_flags & KeyFlag.MIGRATABLE:
         raise Refuse(Rc.INVALID_KEYUSAGE)
-    parms = rsa.rsa_parms(key.algorithm_parms)
-    if (
-        key.algorithm_parms.enc_scheme != EncScheme.RSA_OAEP_SHA1_MGF1
-        or key.algorithm_parms.sig_scheme != SigScheme.NONE
-        or parms.key_length != _SRK_BITS
-        or parms.exponent
-    ):
-        raise Refuse(Rc.BAD_KEY_PROPERTY)
+    check_properties(call, key)
     if key.auth_data_usage not in _AUTH_DATA_USAGES:
         raise Refuse(Rc.BAD_PARAMETER)
-    if call.tpm.permanent.flags.fips and key.auth_data_usage == AuthDataUsage.NEVER:
-        raise Refuse(Rc.NOTFIPS)
     ReleaseCondition.of(key.form, key.pcr_info)
 
 

@@ -36,7 +36,6 @@ from hwtpm.tpm12.commands.storage import (
 )
 from hwtpm.tpm12.const import (
     ET_XOR,
-    AuthDataUsage,
     EncScheme,
     EntityType,
     KeyFlag,
@@ -225,12 +224,8 @@ def load_key(call: Call, request: LoadKey) -> LoadKeyReply:
 
 @serves(GetPubKey)
 def get_pub_key(call: Call, request: GetPubKey) -> GetPubKeyReply:
-    """10.6. Reading a key is no use of it, so PRIV_USE_ONLY keys need no authorisation here."""
-    key = call.tpm.key(request.key_handle)
-    if call.sessions:
-        call.authorise_key(key)
-    elif key.key.auth_data_usage not in (AuthDataUsage.NEVER, AuthDataUsage.PRIV_USE_ONLY):
-        raise Refuse(Rc.AUTHFAIL)
+    """10.6."""
+    key = call.keys[0]
     if key.handle == KeyHandleValue.SRK and not call.tpm.permanent.flags.read_srk_pub:
         raise Refuse(Rc.INVALID_KEYHANDLE)
     if not key.key.key_flags & KeyFlag.PCR_IGNORED_ON_READ:
