@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hwtpm.tis import Timeouts
 from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.frame import ordinal_of
 from hwtpm.tpm12.table import Duration
+
+if TYPE_CHECKING:
+    from hwtpm.tis import Timeouts
 
 __all__ = ["Deadlines"]
 

@@ -19,7 +19,11 @@ __all__ = ["Layout", "Struct", "structure"]
 
 
 class Layout:
-    """How one structure lies on the wire; made once, when its class is declared."""
+    """How one structure lies on the wire; made once, when it is first asked for.
+
+    Raises:
+        TypeError: the class declares what cannot be laid out.
+    """
 
     __slots__ = ("_codecs", "_make", "_reads", "codecs", "handles", "head", "ref", "spec_name")
 
@@ -95,15 +99,39 @@ class Layout:
         return 4 * self.handles
 
 
+class _LaterLayout:
+    """Stands in for a class's layout until it is asked for. A program uses few of the structures
+    that it imports, and to resolve the annotations of all takes longer than the rest of a start."""
+
+    def __init__(self, of: type[Struct], spec_name: str, ref: str, head: bytes) -> None:
+        self._of = of
+        self._declared = spec_name, ref, head
+
+    def __get__(self, instance: object, owner: type) -> Layout:
+        layout = self._of.layout = Layout(self._of, *self._declared)
+        return layout
+
+
+class _LaterFields:
+    """The same for what makes a class a dataclass, on the base of all structures."""
+
+    def __get__(self, instance: object, owner: type[Struct]) -> dict[str, Any]:
+        if "layout" not in vars(owner):  # the base, or a class between it and the structures
+            raise AttributeError("__dataclass_fields__")
+        dataclass(init=False, repr=False, eq=False)(owner)
+        return cast("dict[str, Any]", vars(owner)["__dataclass_fields__"])
+
+
 class Struct:
     """Base of all structures: immutable, compared by value, encodes and decodes itself.
 
-    Structures are dataclasses (`dataclasses.replace` and `fields` work), but what a dataclass would
-    generate for each of the more than a hundred classes at import is here once; a class gets its
-    initialiser when its first instance is made.
+    Structures are dataclasses with slots (`dataclasses.replace` and `fields` work), but what the
+    decorator would make for each of the hundreds of classes at import is here once, or is made when
+    it is first asked for: fields, layout, initialiser.
     """
 
     __slots__ = ()
+    __dataclass_fields__ = _LaterFields()
     layout: ClassVar[Layout]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -163,8 +191,11 @@ def structure(spec_name: str, *, ref: str, head: bytes = b"") -> Callable[[type[
     """
 
     def declare(cls: type[S]) -> type[S]:
-        made = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
-        made.layout = Layout(made, spec_name, ref, head)
+        namespace = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+        namespace["__slots__"] = tuple(vars(cls).get("__annotations__", ()))
+        made = cast("type[S]", type(cls.__name__, cls.__bases__, namespace))
+        made.__qualname__ = cls.__qualname__
+        made.layout = cast("Layout", _LaterLayout(made, spec_name, ref, head))
         return made
 
     return declare
