@@ -21,6 +21,8 @@ from hwtpm.tpm12.commands.auditing import (
 )
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.integrity import PcrRead
+from hwtpm.tpm12.commands.optin import PhysicalEnable, PhysicalSetDeactivated
+from hwtpm.tpm12.commands.ownership import OwnerClear
 from hwtpm.tpm12.commands.startup import SaveState
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE, Rule
@@ -109,6 +111,23 @@ def test_what_is_audited_by_default(new: Device) -> None:
     assert later.ordinals == tuple(ordinal for ordinal in listed if ordinal >= READ)
     assert not later.more
     assert new.run(GetAuditDigest(0xFFFFFFFF)).ordinals == ()
+
+
+@pytest.mark.alters
+def test_clearing_resets_what_is_audited(owned: Device) -> None:
+    """6.2 actions 4.e and 6.b."""
+    before = status(owned)
+    audit(owned, READ, True)
+    audit(owned, SET, False)
+    assert status(owned).ordinals != before.ordinals
+    owned.run(OwnerClear(), OWNER)
+    owned.assert_presence()
+    owned.run(PhysicalEnable())
+    owned.run(PhysicalSetDeactivated(False))
+    owned.restart()
+    after = status(owned)
+    assert after.ordinals == before.ordinals
+    assert after.counter_value.counter >= before.counter_value.counter
 
 
 def test_commands_extend_the_digest(owned: Device) -> None:

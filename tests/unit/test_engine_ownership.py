@@ -25,7 +25,7 @@ from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.engine.lockout import THRESHOLD
-from hwtpm.softtpm.engine.state import Counter, NvArea
+from hwtpm.softtpm.engine.state import AUDITED_BY_DEFAULT, Counter, NvArea, Permanent
 from hwtpm.tpm12.commands.capability import GetCapability
 from hwtpm.tpm12.commands.counters import (
     CreateCounter,
@@ -141,6 +141,16 @@ def take(identity: Identity, srk: Key, *, owner: bytes = OWNER_AUTH) -> TakeOwne
     return TakeOwnership(PID_OWNER, ek.encrypt(owner, OAEP), ek.encrypt(SRK_AUTH, OAEP), srk)
 
 
+def assert_secrets_of_another_owner(before: Permanent, after: Permanent) -> None:
+    """6.1 actions 13 to 15, 6.2 actions 4 and 5: what changes with the owner, and what does not."""
+    for name in ("tpm_proof", "context_key", "delegate_key"):
+        assert getattr(after, name) not in (getattr(before, name), bytes(20), bytes(16)), name
+    for name in ("ek", "ek_reset", "daa_seed", "daa_proof", "daa_blob_key", "dir"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.last_family_id == before.last_family_id
+    assert after.maintenance_key == before.maintenance_key
+
+
 def srk_parms(**changes: object) -> Key:
     key = template(KeyUsage.STORAGE)
     return replace(key, algorithm_parms=replace(key.algorithm_parms, **changes))  # type: ignore[arg-type]
@@ -170,7 +180,7 @@ def test_srk_templates_are_checked(
 def test_ownership_gives_an_srk_and_a_new_proof(
     unowned: Engine, tpm_identity: Identity, usage: int, form12: bool
 ) -> None:
-    proof = unowned.permanent.tpm_proof
+    before = unowned.permanent
     rig = Rig(unowned)
     srk = template(KeyUsage.STORAGE, auth_data_usage=usage)
     reply = rig.run(take(tpm_identity, key12(srk) if form12 else srk), OWNER_AUTH)
@@ -178,7 +188,7 @@ def test_ownership_gives_an_srk_and_a_new_proof(
     assert len(reply.srk_pub.pub_key) == 256
     assert reply.srk_pub.enc_data == b""
     permanent = unowned.permanent
-    assert permanent.tpm_proof != proof
+    assert_secrets_of_another_owner(before, permanent)
     assert permanent.owner_auth == OWNER_AUTH
     assert not permanent.flags.read_pubek
     sealed = rig.seal(b"hello")
@@ -252,7 +262,15 @@ def test_clearing_takes_everything_of_the_owner_and_nothing_else(rig: Rig) -> No
         _area(0x10000005, NvPermission.OWNERWRITE),
     )
     engine.permanent = replace(
-        engine.permanent, nv_areas=areas, dir=b"d" * 20, writes_without_owner=9, auth_failures=3
+        engine.permanent,
+        nv_areas=areas,
+        dir=b"d" * 20,
+        writes_without_owner=9,
+        auth_failures=3,
+        audited=(PcrRead.command.ordinal,),
+        audit_counter=7,
+        restrict_delegate=1 << 31,
+        last_family_id=5,
     )
     before = engine.permanent
     rig.make_key(template(KeyUsage.SIGNING))
@@ -260,10 +278,12 @@ def test_clearing_takes_everything_of_the_owner_and_nothing_else(rig: Rig) -> No
     rig.run(OwnerClear(), OWNER_AUTH)
     after = engine.permanent
     assert [area.public.nv_index for area in after.nv_areas] == [3, 4, 0x10000005]
-    assert (after.ek, after.dir, after.next_counter) == (before.ek, before.dir, 1)
+    assert after.next_counter == 1
     assert (after.srk, after.owner_auth, after.counters) == (None, bytes(20), ())
     assert (after.writes_without_owner, after.auth_failures) == (0, 0)
-    assert after.tpm_proof != before.tpm_proof
+    assert_secrets_of_another_owner(before, after)
+    assert (after.restrict_delegate, after.audited) == (0, AUDITED_BY_DEFAULT)
+    assert after.audit_counter == 7
     flags = after.flags
     assert (flags.disable, flags.deactivated, flags.read_pubek, flags.ownership) == (True,) * 4
     assert (len(engine.keys), len(engine.sessions)) == (0, 0)

@@ -37,6 +37,7 @@ from hwtpm.wire import Array, Blob, Fixed, Nested, SizedNested, Struct, Uint, Wi
 
 __all__ = [
     "AES_KEY_SIZE",
+    "AUDITED_BY_DEFAULT",
     "MAINTENANCE_KEY_AWAITED",
     "MAX_AUDITED",
     "MAX_CONTEXTS",
@@ -75,6 +76,8 @@ MAX_COUNTERS: Final = 8
 MAX_FAMILIES: Final = 16
 MAX_DELEGATE_ROWS: Final = 4
 MAX_AUDITED: Final = 128
+AUDITED_BY_DEFAULT: Final = tuple(row.ordinal for row in TABLE if Rule.AUDITED in row.rules)
+"""ordinalAuditStatus as manufactured: the audit column of Part 2 section 17."""
 MAX_OWNER_EVICT: Final = 10
 """As libtpms: half the key slots stay free for everybody."""
 MAX_CONTEXTS: Final = 128
@@ -155,11 +158,11 @@ class Permanent(Struct):
     auth_failures: U16  # dictionary attack: failures since the last reset
     ek_reset: Nonce  # proves TPM_RevokeTrust; meaningful if flags.enable_revoke_ek
     maintenance_key: Annotated[PubKey | None, SizedNested(PubKey)]  # None: no feature
-    context_key: _AesKey  # these three are new for each owner
+    context_key: _AesKey  # these two are new for each owner
     delegate_key: _AesKey
-    daa_blob_key: _AesKey
+    daa_blob_key: _AesKey  # these three are new with each EK
     daa_proof: AuthValue
-    daa_seed: AuthValue  # tpmDAASeed: new with each EK
+    daa_seed: AuthValue  # tpmDAASeed
     restrict_delegate: U32  # TPM_CMK_DELEGATE bits
     audited: Annotated[tuple[int, ...], Array(Uint("UINT32", 4), MAX_AUDITED)]
     audit_counter: U32
@@ -169,18 +172,18 @@ class Permanent(Struct):
     owner_evict: Annotated[tuple[StoredKey, ...], Array(Nested(StoredKey), MAX_OWNER_EVICT)]
 
     def with_new_secrets(self, random: Callable[[int], bytes]) -> Permanent:
-        """The state with new values in all that must change with the owner (Part 2 section 7.4)."""
+        """The state with new values in all that must change with the owner (Part 3 sections 6.1
+        and 6.2): TPM_TakeOwnership makes them, a clear invalidates those that were."""
         return replace(
             self,
             tpm_proof=random(DIGEST_SIZE),
             context_key=random(AES_KEY_SIZE),
             delegate_key=random(AES_KEY_SIZE),
-            daa_blob_key=random(AES_KEY_SIZE),
-            daa_proof=random(DIGEST_SIZE),
         )
 
     def with_new_daa_secrets(self, random: Callable[[int], bytes]) -> Permanent:
-        """The state with new values in what DAA credentials of this TPM depend on."""
+        """The state with new values in what DAA credentials of this TPM depend on; they live as
+        long as the EK, whoever owns the TPM (Part 3 sections 14.1 and 6.2 action 4)."""
         return replace(
             self,
             daa_seed=random(DIGEST_SIZE),
@@ -295,9 +298,8 @@ def fresh_permanent(random: Callable[[int], bytes], *, maintenance: bool = False
         auth_failures=0,
         ek_reset=ZERO_DIGEST,
         maintenance_key=MAINTENANCE_KEY_AWAITED if maintenance else None,
-        daa_seed=random(DIGEST_SIZE),
         restrict_delegate=0,
-        audited=tuple(row.ordinal for row in TABLE if Rule.AUDITED in row.rules),
+        audited=AUDITED_BY_DEFAULT,
         audit_counter=0,
         families=(),
         delegations=(),
@@ -307,8 +309,9 @@ def fresh_permanent(random: Callable[[int], bytes], *, maintenance: bool = False
         delegate_key=bytes(AES_KEY_SIZE),
         daa_blob_key=bytes(AES_KEY_SIZE),
         daa_proof=ZERO_DIGEST,
+        daa_seed=ZERO_DIGEST,
     )
-    return state.with_new_secrets(random)
+    return state.with_new_secrets(random).with_new_daa_secrets(random)
 
 
 S = TypeVar("S", bound=Struct)

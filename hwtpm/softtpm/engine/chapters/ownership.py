@@ -8,7 +8,13 @@ from typing import Final
 from hwtpm.softtpm.engine import rsa
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
-from hwtpm.softtpm.engine.state import ZERO_DIGEST, Permanent, RootKey, Stclear
+from hwtpm.softtpm.engine.state import (
+    AUDITED_BY_DEFAULT,
+    ZERO_DIGEST,
+    Permanent,
+    RootKey,
+    Stclear,
+)
 from hwtpm.softtpm.engine.wrapping import check_properties
 from hwtpm.tpm12.commands.deprecated import DisablePubekRead
 from hwtpm.tpm12.commands.ownership import (
@@ -137,6 +143,7 @@ def clear_owner(call: Call) -> None:
         nv_areas=kept,
         owner_evict=(),
         writes_without_owner=0,
+        audited=AUDITED_BY_DEFAULT,
         restrict_delegate=0,
         delegations=(),
         families=(),
