@@ -29,6 +29,7 @@ from engine_rig import (
 )
 
 from hwtpm.errors import TpmError
+from hwtpm.secret import Secret
 from hwtpm.softtpm.engine import Engine
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.eviction import FlushSpecific
@@ -337,17 +338,30 @@ class TestLoad:
         assert rig.refusal(LoadKey2(SRK, child)) == Rc.AUTHFAIL
 
     def test_fips_mode_takes_no_weak_keys(self, rig: Rig) -> None:
-        engine = rig.wire.tpm
-        assert isinstance(engine, Engine)
-        flags = replace(engine.permanent.flags, fips=True)
-        engine.permanent = replace(engine.permanent, flags=flags)
-        for key in (
+        weak = (
             template(KeyUsage.SIGNING, 512),
             template(KeyUsage.LEGACY),
             replace(SMALL, auth_data_usage=AuthDataUsage.NEVER),
-        ):
-            assert create_refusal(rig, key) == Rc.NOTFIPS
-        assert create_refusal(rig, SMALL) == 0
+        )
+        assert [self._refusal_in_fips_mode(rig, key) for key in weak] == [Rc.NOTFIPS] * 3
+        assert self._refusal_in_fips_mode(rig, SMALL) == 0
+
+    @staticmethod
+    def _refusal_in_fips_mode(rig: Rig, key: Key) -> int:
+        engine = rig.wire.tpm
+        assert isinstance(engine, Engine)
+        # The session comes first: in FIPS mode it could not encrypt AuthData with XOR.
+        with rig.osap(SRK, SRK_AUTH) as session:
+            auths = (session.encrypt_auth(Secret(KEY_AUTH)),) * 2
+            before = engine.permanent
+            engine.permanent = replace(before, flags=replace(before.flags, fips=True))
+            try:
+                rig.client.execute(CreateWrapKey(SRK, *auths, key), session)
+            except TpmError as error:
+                return error.rc
+            finally:
+                engine.permanent = before
+        return 0
 
 
 class TestGetPubKey:
