@@ -177,6 +177,13 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         0x00, "10.4 and 10.5 action 3: BAD_KEY_PROPERTY for what the TPM is not designed for; ours"
         " has one exponent"
     ),
+    "NV area that only a locality protects": _libtpms(
+        0x3F, "20.1 actions 8.b and 9.d: a locality disallowed for writing is a protection"
+    ),
+    "NV area with 32 PCRs": _libtpms(0x10, "20.1 action 7.a says INVALID_STRUCTURE"),
+    "NV lock while disabled": _libtpms(
+        0x07, "20.1 action 1 comes before all checks; setting the lock again is no error"
+    ),
     "AuthData of a key as that of data": _libtpms(
         0x00, "17.1 action 10.a checks the payload type; libtpms sees that the layouts are alike"
     ),

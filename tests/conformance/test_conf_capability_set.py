@@ -287,7 +287,7 @@ def test_the_owner_gets_all_flags_as_bits(owned: Device) -> None:
         (reply.non_volatile_flags, permanent_flags(owned.client)),
         (reply.volatile_flags, stclear_flags(owned.client)),
     ):
-        values = [getattr(flags, field.name) for field in fields(flags)]  # type: ignore[arg-type]
+        values = [getattr(flags, field.name) for field in fields(flags)]
         assert bits == sum(1 << n for n, value in enumerate(values) if value)
     assert (reply.version.major, reply.version.minor) == (1, 2)
     assert owned.refusal(GetCapabilityOwner(), WRONG) == Rc.AUTHFAIL

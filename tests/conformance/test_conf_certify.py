@@ -130,11 +130,8 @@ def test_high_pcrs_or_localities_make_a_1_2_certificate(
     selection = PcrSelection.of(pcrs)
     digest = pcr_composite_hash(selection, {i: owned.pcr(i) for i in pcrs})
     expected = info2(key, PcrInfoShort(selection, localities, digest).encode())
-    for request in (
-        CertifyKey(signer.handle, ref.handle, NONCE),
-        CertifyKey2(ref.handle, signer.handle, ZEROS, NONCE),
-    ):
-        reply = owned.run(request, USAGE, USAGE)
+    one, two = certificates(signer, ref)
+    for reply in (owned.run(one, USAGE, USAGE), owned.run(two, USAGE, USAGE)):
         assert reply.certify_info == expected
         verify(owned.key("signing"), reply.certify_info, reply.out_data)
 

@@ -30,17 +30,21 @@ from engine_rig import (
 )
 
 from hwtpm.errors import TpmError
+from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.migration import import_permanent
-from hwtpm.tpm12.commands.cryptography import Sign
+from hwtpm.tpm12.commands.authdata import ChangeAuth
+from hwtpm.tpm12.commands.cryptography import CertifyKey, CertifyKey2, Sign
 from hwtpm.tpm12.commands.endorsement import OwnerReadInternalPub
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.identity import ActivateIdentity
 from hwtpm.tpm12.commands.integrity import Quote, Quote2
 from hwtpm.tpm12.commands.storage import CreateWrapKey, GetPubKey, LoadKey2, Seal, UnBind, Unseal
 from hwtpm.tpm12.const import (
+    PROTOCOL_ADCP,
     AuthDataUsage,
     EncScheme,
+    EntityType,
     KeyAlgorithm,
     KeyFlag,
     KeyUsage,
@@ -320,3 +324,42 @@ def test_uses_of_the_wrong_key_are_refused_alike(pair: Pair) -> None:
         ]
         assert answers[0] == answers[1]
         unload(pair.theirs, handles[1])
+
+
+def test_each_certifies_alike_what_the_other_made(pair: Pair) -> None:
+    """With fixed keys and nonces both commands are deterministic, signatures included."""
+    signer, key = (
+        pair.ours.create_key(SMALL),
+        pair.theirs.create_key(
+            key12(template(KeyUsage.SIGNING, 512, pcr_info=pcr_info_long((1,), PCR1_ZERO, 1)))
+        ),
+    )
+    plain = pair.theirs.create_key(template(KeyUsage.STORAGE))
+    certificates = []
+    for rig in (pair.ours, pair.theirs):
+        certifier, *subjects = (rig.load(k).handle for k in (signer, key, plain))
+        certificates.append(
+            [
+                rig.run(request, KEY_AUTH, KEY_AUTH)
+                for subject in subjects
+                for request in (
+                    CertifyKey(certifier, subject, b"n" * 20),
+                    CertifyKey2(subject, certifier, bytes(20), b"n" * 20),
+                )
+            ]
+        )
+        for handle in (certifier, *subjects):
+            unload(rig, handle)
+    assert certificates[0] == certificates[1]
+
+
+def test_each_uses_what_the_other_gave_a_new_secret(pair: Pair) -> None:
+    for maker, user in pair.both_ways():
+        made = maker.create_key(SMALL)
+        with maker.osap(SRK, SRK_AUTH) as parent, maker.client.oiap(Secret(KEY_AUTH)) as old:
+            auth = parent.encrypt_auth(Secret(DATA_AUTH))
+            request = ChangeAuth(SRK, PROTOCOL_ADCP, auth, EntityType.KEY, made.enc_data)
+            enc_data = maker.client.execute(request, parent, old).out_data
+        handle = user.load(replace(made, enc_data=enc_data)).handle
+        assert user.refusal(Sign(handle, bytes(20)), DATA_AUTH) == 0
+        unload(user, handle)

@@ -40,10 +40,10 @@ def test_without_an_owner_an_upgrade_takes_deferred_presence(unowned: Rig) -> No
 def test_with_an_owner_an_upgrade_takes_the_owner(rig: Rig) -> None:
     owner.assert_presence(rig.client)
     rig.run(SetCapability(SetArea.STCLEAR_DATA, b"\0\0\0\6", b"\0\0\0\1"))
-    before = rig.wire.tpm.permanent  # type: ignore[attr-defined]
+    before = rig.wire.tpm.permanent
     for secrets in ((), (SRK_AUTH,), (OWNER_AUTH,)):
         assert rig.refusal(UPGRADE, *secrets) == Rc.AUTHFAIL
-    after = rig.wire.tpm.permanent  # type: ignore[attr-defined]
+    after = rig.wire.tpm.permanent
     # The right secret is not counted as a wrong one.
     assert replace(after, auth_failures=0) == before
     assert after.auth_failures == 1

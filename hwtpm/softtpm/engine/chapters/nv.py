@@ -180,12 +180,10 @@ def nv_define_space(call: Call, request: NvDefineSpace) -> NoReply:
     if index == NvIndex.LOCK and not call.sessions:
         return _lock(call, public.data_size)
     locked = tpm.permanent.flags.nv_locked
-    if index == NvIndex.INDEX0:
-        raise Refuse(Rc.BADINDEX)
     if locked:
         _require_enabled(call)
-        if index & NvIndex.D_BIT:
-            raise Refuse(Rc.BADINDEX)
+    if index == NvIndex.INDEX0 or (locked and index & NvIndex.D_BIT):
+        raise Refuse(Rc.BADINDEX)
     auth = _authorise_definition(call, request, locked)
     old = tpm.permanent.nv_area(index)
     if old is not None:
