@@ -17,6 +17,7 @@ from hwtpm.errors import TpmError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage, SoftwareTpm
 from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine.entropy import Entropy
 from hwtpm.softtpm.engine.state import RootKey
 from hwtpm.softtpm.libtpms import LibtpmsTpm
 from hwtpm.tpm12.commands.endorsement import CreateEndorsementKeyPair
@@ -268,9 +269,9 @@ def new_identity() -> Identity:
     return Identity(root_key(ek), root_key(srk), hashlib.sha1(b"proof").digest())
 
 
-def owned_engine(identity: Identity) -> Engine:
+def owned_engine(identity: Identity, *, entropy: Entropy | None = None) -> Engine:
     """Our engine after TPM_Startup(ST_CLEAR), with that identity and an owner."""
-    engine = Engine(MemoryStorage())
+    engine = Engine(MemoryStorage(), entropy=entropy)
     engine.power_on()
     engine.permanent = replace(
         engine.permanent,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from differences import LACKING
 from engine_rig import (
     DATA_AUTH,
     KEY_AUTH,
@@ -110,6 +111,7 @@ HEAVY: Final = {
     "TPM_LoadKey2": 4,
     "TPM_Seal": 3,
     "TPM_Unseal": 3,
+    **dict.fromkeys(LACKING, 0.03),  # what succeeds there ends the episode
 }
 
 

@@ -1,7 +1,12 @@
-"""libtpms in a child process: it may crash there, and its one TPM a process is no limit."""
+"""libtpms in a child process: it may crash there, and its one TPM a process is no limit.
+
+Its random numbers come from a stream that follows from a name, so that a run can be repeated.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 import signal
 import socket
@@ -35,11 +40,12 @@ class ForkedLibtpms:
         self._pid = 0
         self._socket: socket.socket | None = None
 
-    def fresh(self) -> None:
-        """Back to the first state, powered on."""
+    def fresh(self, name: bytes) -> None:
+        """Back to the first state, powered on; all that is random from now on follows from
+        `name`."""
         if self._socket is None:
             self._spawn()
-        self._ask(_FRESH, b"")
+        self._ask(_FRESH, name)
 
     def power_on(self) -> None:
         """A power cycle."""
@@ -78,15 +84,49 @@ class ForkedLibtpms:
         theirs.close()
 
 
+class _Random:
+    """The random numbers of this process's OpenSSL (RAND_set_rand_method(3)): a hash stream."""
+
+    _Bytes = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_ubyte), ctypes.c_int)
+    _Status = ctypes.CFUNCTYPE(ctypes.c_int)
+
+    def __init__(self) -> None:
+        self.name = b""
+        self._count = 0
+        fill = self._Bytes(self._fill)
+        self._method = (ctypes.c_void_p * 6)(
+            None,
+            ctypes.cast(fill, ctypes.c_void_p),
+            None,
+            None,
+            ctypes.cast(fill, ctypes.c_void_p),
+            ctypes.cast(status := self._Status(lambda: 1), ctypes.c_void_p),
+        )
+        self._kept = fill, status
+        ctypes.CDLL("libcrypto.so.3").RAND_set_rand_method(self._method)
+
+    def restart(self, name: bytes) -> None:
+        self.name, self._count = name, 0
+
+    def _fill(self, where: ctypes._Pointer[ctypes.c_ubyte], size: int) -> int:
+        self._count += 1
+        stream = hashlib.shake_256(b"%s/%d" % (self.name, self._count))
+        ctypes.memmove(where, stream.digest(size), size)
+        return 1
+
+
 def _serve(commands: socket.socket, permanent: bytes) -> None:
     storage = MemoryStorage()
     tpm = LibtpmsTpm(storage)
+    random = _Random()
     while message := commands.recv(1 << 16):
         what, _ = _HEAD.unpack_from(message)
+        data = message[_HEAD.size :]
         if what == _FRESH:
             storage.blobs = {StateName.PERMANENT: permanent}
+            random.restart(data)
         if what in (_FRESH, _POWER):
             tpm.power_on()
             commands.send(b"on")
         else:
-            commands.send(tpm.execute(message[_HEAD.size :], what))
+            commands.send(tpm.execute(data, what))

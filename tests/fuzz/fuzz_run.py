@@ -18,18 +18,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine_rig import Identity, Rig, owned_engine, root_key
-from fuzz_differences import OPAQUE, VENDOR_TEXT, explanation
+from engine_rig import OWNER_AUTH, Identity, Rig, owned_engine, root_key
+from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
 from fuzz_grammar import Grammar, KeyModel, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
-from fuzz_sides import Answer, Open, Plan, Side
+from fuzz_sides import Answer, Auth, Open, Plan, Side
+from fuzz_targets import QuickKeys
 
+from hwtpm.clock import FakeClock
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
-from hwtpm.softtpm.engine.entropy import RepeatableEntropy
-from hwtpm.softtpm.engine.state import encode_permanent
+from hwtpm.softtpm.engine.state import Permanent, encode_permanent
 from hwtpm.softtpm.migration.libtpms_state import export_permanent
-from hwtpm.tpm12.const import StartupType
+from hwtpm.tpm12.commands.eviction import FlushSpecific
+from hwtpm.tpm12.const import ResourceType, StartupType
+from hwtpm.tpm12.frame import build_request, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE, Command
 
@@ -37,6 +40,7 @@ __all__ = ["Report", "fuzz", "twins"]
 
 EPISODE = 300  # commands between two fresh starts
 MAX_OPEN = 10  # sessions: neither TPM runs out of them
+MAX_FAILURES = 3  # wrong proofs: neither TPM locks out
 
 
 class Parted(Exception):
@@ -83,31 +87,34 @@ class Report:
 class Twins:
     """The two TPMs from one state, and the keys that both can load."""
 
-    def __init__(self, engine: Engine, keys: list[KeyModel]) -> None:
-        self.engine = engine
-        self.libtpms = ForkedLibtpms(export_permanent(engine.permanent))
+    def __init__(self, seed: int, permanent: Permanent, keys: list[KeyModel]) -> None:
+        self.seed = seed
         self.keys = keys
-        self._ours = encode_permanent(engine.permanent)
+        self.libtpms = ForkedLibtpms(export_permanent(permanent))
+        self._ours = encode_permanent(permanent)
 
-    def fresh(self) -> tuple[Side, Side]:
-        """Both as they were at the start, powered on."""
-        storage = self.engine.storage
-        assert isinstance(storage, MemoryStorage)
+    def fresh(self, episode: int) -> tuple[Side, Side]:
+        """Both as they were at the start, powered on; what is random follows from the episode."""
+        name = b"%d/%d" % (self.seed, episode)
+        storage = MemoryStorage()
         storage.blobs = {StateName.PERMANENT: self._ours}
-        self.engine.power_on()
-        self.libtpms.fresh()
-        return Side("ours", self.engine), Side("libtpms", self.libtpms)
+        engine = Engine(storage, entropy=QuickKeys(name), clock=FakeClock())
+        engine.power_on()
+        self.libtpms.fresh(name)
+        return Side("ours", engine), Side("libtpms", self.libtpms)
 
 
 class Episode:
     """One life of both TPMs."""
 
-    def __init__(self, twins: Twins, rng: random.Random, report: Report) -> None:
-        self.rng = rng
+    def __init__(self, twins: Twins, number: int, report: Report) -> None:
+        self.rng = rng = random.Random(f"{twins.seed}/{number}")
+        self.number = number
         self.report = report
-        self.sides = twins.fresh()
+        self.sides = twins.fresh(number)
         self.grammar = Grammar(rng, twins.keys)
         self.over = False  # the two have parted for a known reason
+        self.failures = 0  # wrong proofs since the owner forgave them
         self.log: list[str] = []
 
     def live(self, commands: int) -> None:
@@ -115,7 +122,9 @@ class Episode:
         self._startup(StartupType.CLEAR)
         stop = self.report.commands + commands
         while self.report.commands < stop and not self.over:
-            if self.rng.random() < 0.003:
+            if self.failures >= MAX_FAILURES:
+                self._forgive()
+            elif self.rng.random() < 0.003:
                 self._power_cycle()
             else:
                 self._command()
@@ -139,6 +148,21 @@ class Episode:
         self.run(Plan(TABLE["TSC_PhysicalPresence"], {"physical_presence": 0x08}))
         for model in self.rng.sample(self.grammar.shelf, 4):
             self._load(model)
+
+    def _forgive(self) -> None:
+        """The owner resets the count of wrong proofs: the two defend themselves differently.
+
+        Ours keeps the count over a power cycle, and they wait for different times.
+        """
+        self.failures = 0
+        session = self.open(self.grammar.oiap())
+        if session is None:
+            self.over = True
+            return
+        auth = Auth(session, OWNER_AUTH, self.rng.randbytes(20), go_on=False)
+        answers = self.run(Plan(TABLE["TPM_ResetLockValue"], {}, (auth,)))
+        self._drop_session(session)
+        self.over = bool(answers[0].rc)
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -271,19 +295,29 @@ class Episode:
         ours, theirs = (self._issue(side, plan) for side in self.sides)
         self.log.append(f"{name} {ours.rc:#x} {theirs.rc:#x}")
         report.answered[name, ours.rc] += 1
-        if (what := self._differs(plan, ours, theirs)) is not None:
-            why = explanation(name, ours.rc, theirs.rc)
-            if why is None:
-                self._note(f"{name} {ours.rc:#x}, libtpms {theirs.rc:#x}", what)
-            else:
-                report.explained[why] += 1
-            # Whoever carried the command out is in another state now.
-            if not (ours.rc and theirs.rc):
-                raise Parted
+        if ours.rc != theirs.rc:
+            self._judge(plan, ours.rc, theirs.rc)
+        elif (field_name := self._differs(plan, ours, theirs)) is not None:
+            self._note(f"{name}.{field_name}", _told(plan, ours, theirs, field_name))
         if ours.rc == 0:
             report.succeeded[name] += 1
         self._follow(plan, (ours, theirs))
         return ours, theirs
+
+    def _judge(self, plan: Plan, ours: int, theirs: int) -> None:
+        """Two return codes.
+
+        Raises:
+            Parted: one of them carried it out, or libtpms is in failure mode now.
+        """
+        why = explanation(plan, ours, theirs)
+        if why is None:
+            kind = f"{plan.row.name} {ours:#x}, libtpms {theirs:#x}"
+            self._note(kind, _told(plan))
+        else:
+            self.report.explained[why] += 1
+        if 0 in (ours, theirs) or theirs == Rc.FAIL:
+            raise Parted
 
     def _issue(self, side: Side, plan: Plan) -> Answer:
         try:
@@ -303,30 +337,40 @@ class Episode:
         report = self.report
         report.seen[kind] += 1
         before = ", ".join(self.log[-6:])
-        report.differences.setdefault(kind, Difference(report.episodes - 1, what, before))
+        report.differences.setdefault(kind, Difference(self.number, what, before))
 
     def _differs(self, plan: Plan, ours: Answer, theirs: Answer) -> str | None:
+        """Where two answers with the same return code differ."""
         name = plan.row.name
-        if ours.rc != theirs.rc:
-            return (
-                f"{name} at locality {plan.locality}: {ours.rc:#x}, libtpms {theirs.rc:#x}; "
-                f"{'damaged, ' if plan.damage else ''}{len(plan.auths)} sessions, {plan.fields}"
+        if ours.rc:
+            if ours.raw != error_response(ours.rc):
+                return "error response"
+            # Its answers to what is no command of its own repeat the request's tag, plus 3.
+            same = ours.raw == theirs.raw or (
+                ours.rc == Rc.BAD_ORDINAL and ours.raw[2:] == theirs.raw[2:]
             )
+            return None if same else "error response"
         if name in VENDOR_TEXT:
             return None
         if len(ours.raw) != len(theirs.raw) or ours.raw[:2] != theirs.raw[:2]:
-            return f"{name}: {ours.raw.hex()}, libtpms {theirs.raw.hex()}"
+            return "tag or size"
         if ours.reply is None or theirs.reply is None:
             return None
         for field_name in ours.reply.layout.codecs:
-            mine, yours = getattr(ours.reply, field_name), getattr(theirs.reply, field_name)
-            if (name, field_name) not in OPAQUE and mine != yours:
-                return f"{name}.{field_name}: {mine!r}, libtpms {yours!r}; {plan.fields}"
+            if (name, field_name) in OPAQUE:
+                continue
+            values = [getattr(answer.reply, field_name) for answer in (ours, theirs)]
+            if (part := COMPARABLE.get((name, field_name))) is not None:
+                values = [part(plan, value) for value in values]
+            if values[0] != values[1]:
+                return field_name
         return None
 
     def _follow(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         """What both now have or have lost."""
         rc = answers[0].rc or answers[1].rc
+        if {answers[0].rc, answers[1].rc} & {Rc.AUTHFAIL, Rc.AUTH2FAIL}:
+            self.failures += 1
         for auth in plan.auths:
             if (
                 plan.damage is not None
@@ -354,13 +398,30 @@ class Episode:
                 where[plan.tell] = getattr(answer.reply, kept[1])
 
     def _drop_session(self, name: str) -> None:
+        """Neither has it any more: a side that kept it would run out of sessions alone."""
         self.grammar.sessions.pop(name, None)
         for side in self.sides:
-            side.sessions.pop(name, None)
+            if (opened := side.sessions.pop(name, None)) is not None:
+                flush = FlushSpecific(opened.handle, ResourceType.AUTH)
+                side.tpm.execute(build_request(flush.command.ordinal, flush.encode()))
 
     def _drop_bound_to(self, entity: str) -> None:
         for name in [name for name, bound in self.grammar.sessions.items() if bound == entity]:
             self._drop_session(name)
+
+
+def _told(plan: Plan, *answers: Answer | str) -> str:
+    """The command and what was answered, for whoever looks into it."""
+    fields = {name: "by side" if callable(v) else v for name, v in plan.fields.items()}
+    damage = "damaged, " if plan.damage else ""
+    command = f"locality {plan.locality}, {damage}{len(plan.auths)} sessions, {fields}"
+    if not answers:
+        return command
+    ours, theirs, name = answers
+    assert isinstance(ours, Answer)
+    assert isinstance(theirs, Answer)
+    values = [getattr(answer.reply, str(name), answer.raw.hex()) for answer in (ours, theirs)]
+    return f"{values[0]!r}, libtpms {values[1]!r}; {command}"
 
 
 _KEPT = 12
@@ -378,13 +439,14 @@ _MAKES = {
 """What a command makes: the grammar's list of such things, and the reply's field."""
 
 
-def fuzz(twins: Twins, seed: int, commands: int, *, stop_at_first: bool = True) -> Report:
-    """That many commands from that seed."""
+def fuzz(
+    twins: Twins, commands: int, *, first_episode: int = 0, stop_at_first: bool = True
+) -> Report:
+    """That many commands."""
     report = Report()
     while report.commands < commands:
-        rng = random.Random(f"{seed}/{report.episodes}")
+        episode = Episode(twins, first_episode + report.episodes, report)
         report.episodes += 1
-        episode = Episode(twins, rng, report)
         with suppress(Parted):
             episode.live(min(EPISODE, commands - report.commands))
         if report.differences and stop_at_first:
@@ -395,11 +457,11 @@ def fuzz(twins: Twins, seed: int, commands: int, *, stop_at_first: bool = True) 
 @contextmanager
 def twins(seed: int) -> Iterator[Twins]:
     """Our engine and libtpms with one identity, one owner and nothing else."""
-    entropy = RepeatableEntropy(b"twins %d" % seed)
+    entropy = QuickKeys(b"twins %d" % seed)
     roots = [root_key(entropy.rsa_key(2048)) for _ in range(2)]
-    engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)))
+    engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)), entropy=entropy)
     keys = prefabricate(Rig(engine).create_key, random.Random(seed))
-    made = Twins(engine, keys)
+    made = Twins(seed, engine.permanent, keys)
     try:
         yield made
     finally:
@@ -410,11 +472,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--commands", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--episode", type=int, default=0, help="the first one to run")
     parser.add_argument("--all", action="store_true", help="go on after a difference")
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}", flush=True)
     with twins(chosen.seed) as both:
-        report = fuzz(both, chosen.seed, chosen.commands, stop_at_first=not chosen.all)
+        report = fuzz(
+            both,
+            chosen.commands,
+            first_episode=chosen.episode,
+            stop_at_first=not chosen.all,
+        )
     print(report)
     sys.exit(1 if report.differences else 0)
 

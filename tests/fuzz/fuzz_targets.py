@@ -29,7 +29,7 @@ from hwtpm.tpm12.frame import HEADER_SIZE
 from hwtpm.tpm12.table import TABLE, Command
 from hwtpm.wire import WireError
 
-__all__ = ["check_decode", "check_dispatch", "record", "seeds"]
+__all__ = ["QuickKeys", "check_decode", "check_dispatch", "record", "seeds"]
 
 ROWS: Final = tuple(TABLE)
 INDEX: Final = {row.name: number for number, row in enumerate(ROWS)}
@@ -80,7 +80,7 @@ def check_decode(data: bytes) -> None:
         repr(value)
 
 
-class _QuickKeys(RepeatableEntropy):
+class QuickKeys(RepeatableEntropy):
     """Keys are taken from a few: prime numbers would take all the fuzzer's time."""
 
     def rsa_key(self, bits: int) -> library.RSAPrivateKey:
@@ -103,7 +103,7 @@ def _owned() -> bytes:
 def _engine() -> Engine:
     storage = MemoryStorage()
     storage.store(StateName.PERMANENT, _owned())
-    engine = Engine(storage, entropy=_QuickKeys(b"fuzz"), clock=FakeClock())
+    engine = Engine(storage, entropy=QuickKeys(b"fuzz"), clock=FakeClock())
     engine.power_on()
     assert _rc(engine.execute(STARTUP)) == 0
     return engine
