@@ -353,3 +353,10 @@ def test_which_exponents_there_are(owned: Device, exponent: bytes) -> None:
     else:
         rc = owned.expected("keys with another exponent than 65537", Rc.BAD_KEY_PROPERTY)
         assert refused == rc
+
+
+def test_nothing_to_unbind_is_noticed_before_the_secret(owned: Device) -> None:
+    """10.3 actions 1 and 2."""
+    key = owned.load("bind")
+    for secrets in ((), (USAGE,), (WRONG,)):
+        assert owned.refusal(UnBind(key.handle, b""), *secrets) == Rc.BAD_PARAMETER

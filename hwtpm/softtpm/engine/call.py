@@ -200,6 +200,17 @@ class Call:
                 raise Refuse(Rc.INVALID_KEYUSAGE)
         return session
 
+    def authorise_use(self, key: LoadedKey) -> None:
+        """Prove a key's AuthData, unless the key needs none and its session was left out.
+
+        Raises:
+            Refuse: AUTHFAIL for a session that is missing; what `authorise_key` raises.
+        """
+        if self.unproven:
+            self.authorise_key(key)
+        elif key.needs_auth:
+            raise Refuse(Rc.AUTHFAIL)
+
     def new_auth(self, encrypted: bytes, *, second: bool = False, number: int = 0) -> bytes:
         """Decrypt a new AuthData that came under an OSAP session; the session ends with this
         command (Part 1 section 13.5).

@@ -83,7 +83,7 @@ class UnBindReply(Struct):
     Duration.MEDIUM,
     (0, 1),
     Rule.PCR_ENFORCED,
-    authorises=(Authorises.KEY,),
+    authorises=(Authorises.KEY_LATER,),
 )
 class UnBind(Request[UnBindReply]):
     """Decrypt data that was bound to a key outside the TPM."""

@@ -202,10 +202,8 @@ def _authorise_parent(call: Call, parent: LoadedKey) -> None:
     """For the SRK "the HMAC key MUST be built using the TPM Owner authentication"."""
     if parent.handle == KeyHandleValue.SRK:
         call.authorise_owner()
-    elif call.sessions:
-        call.authorise_key(parent)
-    elif parent.needs_auth:
-        raise Refuse(Rc.AUTHFAIL)
+    else:
+        call.authorise_use(parent)
 
 
 def _open_new_auth(ephemeral: LoadedKey, encrypted: bytes) -> ChangeAuthValidate:

@@ -128,14 +128,11 @@ def certify_key(call: Call, request: CertifyKey) -> CertifyKeyReply:
 
 def _authorise_certifier(call: Call, certifier: LoadedKey) -> None:
     """Action 2 of 13.9: the failure is AUTH2FAIL also where this is the only session."""
-    if not call.unproven:
-        if certifier.needs_auth:
-            raise Refuse(Rc.AUTHFAIL)
-        return
     try:
-        call.authorise_key(certifier)
+        call.authorise_use(certifier)
     except Refuse as refused:
-        raise Refuse(Rc.AUTH2FAIL if refused.rc == Rc.AUTHFAIL else refused.rc) from None
+        wrong = call.unproven and refused.rc == Rc.AUTHFAIL
+        raise Refuse(Rc.AUTH2FAIL if wrong else refused.rc) from None
 
 
 @serves(CertifyKey2)

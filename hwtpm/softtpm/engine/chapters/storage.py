@@ -158,9 +158,10 @@ def unseal(call: Call, request: Unseal) -> UnsealReply:
 def unbind(call: Call, request: UnBind) -> UnBindReply:
     """10.3."""
     key = call.keys[0]
-    check_release(call, key.condition)
     if not request.in_data:
         raise Refuse(Rc.BAD_PARAMETER)
+    call.authorise_use(key)
+    check_release(call, key.condition)
     usage, scheme = key.key.key_usage, key.key.algorithm_parms.enc_scheme
     if usage not in (KeyUsage.BIND, KeyUsage.LEGACY):
         raise Refuse(Rc.INVALID_KEYUSAGE)
