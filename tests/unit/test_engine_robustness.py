@@ -11,6 +11,7 @@ from engine_pair import frame, rc_of
 from engine_rig import KEY_AUTH, OWNER_AUTH, SRK, SRK_AUTH, Identity, Rig, owned_engine, template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wire_strategies import structures
 
 from hwtpm.errors import StateError, UsageError
 from hwtpm.secret import Secret
@@ -34,7 +35,6 @@ from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import Request
 from hwtpm.tpm12.types import NvAttributes, NvDataPublic, PcrInfoShort, PcrSelection
 from hwtpm.wire import Struct
-from hwtpm.wire.codec import Blob, BoolByte, Fixed, Handle, Nested, OneOf, Rest, Uint
 
 ANYWHERE = PcrInfoShort(PcrSelection.of(()), 0x1F, bytes(20))
 AREA = NvDataPublic(1, ANYWHERE, ANYWHERE, NvAttributes(1), False, False, False, 32)
@@ -151,32 +151,6 @@ def test_long_sequences_keep_memory_and_storage_equal(data: st.DataObject) -> No
     kept = engine.permanent
     engine.power_on()
     assert engine.permanent == kept
-
-
-def values_of(codec: object) -> st.SearchStrategy[object]:
-    """Values that a field of that codec can have."""
-    match codec:
-        case OneOf():
-            return st.sampled_from(sorted(codec.values))
-        case Handle():
-            return st.sampled_from((0x40000000, 0x40000006, 0, 0x05123456))
-        case Uint():
-            small = st.integers(0, min(40, 256**codec.width - 1))
-            return small | st.integers(0, 256**codec.width - 1)
-        case BoolByte():
-            return st.booleans()
-        case Fixed():
-            return st.binary(min_size=codec.size, max_size=codec.size)
-        case Blob() | Rest():
-            return st.binary(max_size=min(codec.limit, 300))
-        case Nested():
-            return structures(codec.of)
-    raise TypeError(f"no strategy for {codec!r}")
-
-
-def structures(of: type[Struct]) -> st.SearchStrategy[Struct]:
-    fields = {name: values_of(codec) for name, codec in of.layout.codecs.items()}
-    return st.builds(of, **fields)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
