@@ -184,6 +184,12 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     "NV lock while disabled": _libtpms(
         0x07, "20.1 action 1 comes before all checks; setting the lock again is no error"
     ),
+    "reading the DIR without an owner": _libtpms(
+        0x00, "Part 2 17: TPM_DirRead is not among the commands for a TPM without an owner"
+    ),
+    "writing the DIR without an owner": _libtpms(
+        0x22, "as above; libtpms looks for the session before it looks for the owner"
+    ),
     "AuthData of a key as that of data": _libtpms(
         0x00, "17.1 action 10.a checks the payload type; libtpms sees that the layouts are alike"
     ),
