@@ -13,8 +13,9 @@ from typing import Final
 
 import pytest
 
-import hwtpm.tpm12.commands  # noqa: F401  (fills the table)
-from hwtpm.tpm12.table import TABLE, Command, Duration, Rule
+from hwtpm.softtpm.engine import Engine  # noqa: F401  (fills table and actions)
+from hwtpm.softtpm.engine.call import ACTIONS
+from hwtpm.tpm12.table import TABLE, Authorises, Command, Duration, Rule
 from hwtpm.wire import Struct
 from hwtpm.wire.codec import Blob, Codec, Fixed, Handle, Nested, Rest, SizedNested, Uint
 
@@ -87,6 +88,9 @@ OPERANDS_BY_TEXT: Final = {
 
 DECLARED: Final = [row for row in TABLE if row.request is not None]
 
+KEYS: Final = (Authorises.KEY, Authorises.KEY_TO_READ, Authorises.KEY_LATER)
+OTHERS_THAT_MAY_BE_MISSING: Final = (Authorises.SRK, Authorises.LATER)
+
 NO_OPERAND_TABLE: Final = {"TPM_FieldUpgrade"}
 """9.1: "Remaining parameters are manufacturer specific"."""
 
@@ -113,9 +117,37 @@ def test_rules_are_those_of_the_normative_table(row: dict[str, object]) -> None:
         assert ours.duration is DURATIONS[str(row["duration"])]
 
 
-def test_every_declared_body_can_be_checked() -> None:
-    assert len(DECLARED) >= 60
-    assert {row.name for row in DECLARED} - set(PARAMETERS) <= NO_OPERAND_TABLE
+def test_all_have_bodies_but_the_deleted_ones_and_tpm_init() -> None:
+    without = {row.name for row in TABLE if row.request is None}
+    assert without == {row.name for row in TABLE if Rule.DELETED in row.rules} | {"TPM_Init"}
+    assert len(DECLARED) == 119
+    assert {row.name for row in DECLARED} - set(PARAMETERS) == NO_OPERAND_TABLE
+
+
+def test_every_deviation_is_of_a_body_that_is_declared() -> None:
+    names = {row.name for row in DECLARED}
+    deviations = [*PARAMETER_DEVIATIONS, *OPERANDS_BY_TEXT]
+    assert {key[0] for key in deviations} <= names
+    assert set(DURATION_DEVIATIONS) <= names
+
+
+@pytest.mark.parametrize("row", DECLARED, ids=lambda row: row.name)
+def test_sessions_prove_what_the_request_names(row: Command) -> None:
+    """One entity for each session; of keys no more than there are handles; and only a key whose
+    AuthData is not needed, or what the actions look into, may come without its session."""
+    assert row.request is not None
+    proven = row.authorises
+    assert len(proven) == max(row.auths)
+    keys = [entity for entity in proven if entity in KEYS]
+    assert len(keys) <= row.request.layout.handles
+    may_be_missing = [entity for entity in proven if entity in (*KEYS, *OTHERS_THAT_MAY_BE_MISSING)]
+    assert len(proven) - min(row.auths) <= len(may_be_missing)
+    assert Authorises.TRANSPORT not in proven[:-1]
+
+
+def test_the_engine_has_an_action_for_each_body_and_no_other() -> None:
+    assert {served.row.name for served in ACTIONS.values()} == {row.name for row in DECLARED}
+    assert all(ordinal == served.row.ordinal for ordinal, served in ACTIONS.items())
 
 
 @pytest.mark.parametrize(
