@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from differences import DIFFERENCES
+from recorded_life import check_durable, permanent_of
 
 from hwtpm.client import identity, keys, owner
 from hwtpm.client.session import AuthSession, Tpm
@@ -120,7 +121,8 @@ class Wire:
     """Transport to a software TPM from a locality of one's choice.
 
     It holds every response against what all responses have in common (Part 3 section 2.3): the tag
-    of a failure is TPM_TAG_RSP_COMMAND and it has ten bytes.
+    of a failure is TPM_TAG_RSP_COMMAND and it has ten bytes. Our engine's permanent state is held
+    against the list of commands that change it.
     """
 
     def __init__(self, tpm: SoftwareTpm) -> None:
@@ -132,9 +134,11 @@ class Wire:
         return Attached("test:", self.tpm.description, False, "")
 
     def execute(self, command: bytes) -> bytes:
+        before = permanent_of(self.tpm)
         response = self.tpm.execute(command, self.locality)
         tag, size, rc = struct.unpack_from(">HII", response)
         assert size == len(response)
+        check_durable(before, self.tpm, command, rc)
         assert (tag == 0x00C4 and size == 10) if rc else tag in (0x00C4, 0x00C5, 0x00C6)
         return response
 

@@ -118,6 +118,7 @@ class Engine:
         self.untested = True  # TPM_ContinueSelfTest has something left to do
         self.saved: Stclear | None = None  # what the storage holds for TPM_Startup(ST_STATE)
         self._saved_changes = 0  # `_changes` of what it holds
+        self.saves_state = False  # the command under way is to do so when all else is durable
         self.sha1_thread: hashlib._Hash | None = None
         self.sha1_within: TransportSession | None = None  # where TPM_SHA1Start came
         self.tick_nonce = ZERO_DIGEST
@@ -292,13 +293,12 @@ class Engine:
                 it was before the command; the caller answers TPM_FAIL.
         """
         self._require_power()
-        permanent, stclear, saved = self.permanent, self.stclear, self.saved
+        permanent, stclear = self.permanent, self.stclear
         tails: list[Tail] = []
-        self._auth_failed = False
+        self._auth_failed = self.saves_state = False
         try:
             answer, effects = self._run(command, locality, tails, None)
-            # What this very command saved is not outdated by its own session.
-            self._commit(permanent, changing=bool(effects) and self.saved is saved)
+            self._commit(permanent, changing=bool(effects), saving=self.saves_state)
         except Refuse as verdict:
             self.permanent, self.stclear = permanent, stclear
             if not verdict.rc & NON_FATAL:
@@ -356,16 +356,30 @@ class Engine:
             self.sessions.changes + self.keys.changes + self.transports.changes + self.daa.changes
         )
 
-    def _commit(self, before: Permanent, *, changing: bool = False) -> None:
-        """Make the state durable; `changing` says that sessions or keys are about to change."""
-        if self.saved is not None and (
-            changing or self.stclear is not self.saved or self._changes != self._saved_changes
-        ):
-            # SaveState 3.3: what is saved is not what the TPM now has.
-            self.storage.delete(StateName.SAVED)
-            self.saved = None
-        if self.permanent is not before:
+    def _commit(self, before: Permanent, *, changing: bool = False, saving: bool = False) -> None:
+        """Make the state durable.
+
+        In an order in which no crash leaves a saved state beside a permanent one that it does not
+        belong to; there may be none, as after a power failure.
+
+        Args:
+            before: the permanent state that is durable.
+            changing: sessions or keys are about to change.
+            saving: keep the state for TPM_Startup(ST_STATE) as well. What the command's own
+                sessions change afterwards does not outdate it.
+        """
+        changed = self.permanent is not before
+        if self.saved is not None and (changed if saving else changing or self._outdated):
+            self.forget_saved_state()
+        if changed:
             self.storage.store(StateName.PERMANENT, encode_permanent(self.permanent))
+        if saving:
+            self.save_state()
+
+    @property
+    def _outdated(self) -> bool:
+        """SaveState 3.3: what is saved is not what the TPM now has."""
+        return self.stclear is not self.saved or self._changes != self._saved_changes
 
     def _count_auth_failure(self) -> None:
         permanent = self.permanent

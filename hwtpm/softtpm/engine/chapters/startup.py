@@ -77,6 +77,6 @@ def startup(call: Call, request: Startup) -> NoReply:
 
 @serves(SaveState)
 def save_state(call: Call, request: SaveState) -> NoReply:
-    """3.3."""
-    call.tpm.save_state()
+    """3.3. The dispatcher saves, with what audit adds to the state."""
+    call.tpm.saves_state = True
     return NoReply()
