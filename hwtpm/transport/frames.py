@@ -6,7 +6,7 @@ from hwtpm.errors import ProtocolError, UsageError
 from hwtpm.tpm12.const import MAX_FRAME
 from hwtpm.tpm12.frame import HEADER_SIZE
 
-__all__ = ["check_command", "missing", "to_come"]
+__all__ = ["check_command", "frame_size", "missing", "to_come"]
 
 _SIZE_FIELD = slice(2, 6)
 
@@ -43,12 +43,21 @@ def missing(received: bytes | bytearray, address: str) -> int:
 
 def to_come(received: bytes | bytearray) -> int | None:
     """How many bytes of a frame are still to come; None if its header cannot be one's."""
-    if len(received) < HEADER_SIZE:
+    size = frame_size(received)
+    if size == 0:
         return HEADER_SIZE - len(received)
-    size = _size_of(received)
-    if not HEADER_SIZE <= size <= MAX_FRAME or size < len(received):
+    if size is None or size < len(received):
         return None
     return size - len(received)
+
+
+def frame_size(received: bytes | bytearray) -> int | None:
+    """How long the frame is that `received` starts with: 0 while its header is not all there, None
+    if the header cannot be one's."""
+    if len(received) < HEADER_SIZE:
+        return 0
+    size = _size_of(received)
+    return size if HEADER_SIZE <= size <= MAX_FRAME else None
 
 
 def _size_of(frame: bytes | bytearray) -> int:

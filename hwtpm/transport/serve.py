@@ -15,9 +15,10 @@ from functools import partial
 from typing import Final
 
 from hwtpm.loop import Loop
+from hwtpm.tpm12.const import MAX_FRAME
 from hwtpm.tpm12.frame import error_response
 from hwtpm.tpm12.rc import Rc
-from hwtpm.transport.frames import to_come
+from hwtpm.transport.frames import frame_size
 
 __all__ = ["FrameServer"]
 
@@ -105,7 +106,7 @@ class FrameServer:
 
     def _begin(self, client: _Client) -> None:
         client.served = True
-        self._loop.watch(client.channel, lambda: self._serve(client))
+        self._loop.watch(client.channel, partial(self._serve, client))
 
     def _serve(self, client: _Client) -> None:
         """Serve one command at most, so that others get their turn."""
@@ -122,6 +123,12 @@ class FrameServer:
             self._drop(client)
         elif not self._send(client, self._execute(command)):
             self._drop(client)
+        elif client.frame:  # what is here already wakes nobody
+            self._loop.after(0, partial(self._serve_more, client))
+
+    def _serve_more(self, client: _Client) -> None:
+        if self._clients.get(client.channel.fileno()) is client:
+            self._serve(client)
 
     def _take(self, client: _Client) -> bytes | None:
         """The next whole command; empty if its header cannot be one's; None while it is not all
@@ -131,9 +138,10 @@ class FrameServer:
             OSError: the client is gone.
         """
         frame = client.frame
-        while wanted := to_come(frame):
+        size = frame_size(frame)
+        while size is not None and not 0 < size <= len(frame):
             try:
-                chunk = client.channel.recv(wanted)
+                chunk = client.channel.recv(MAX_FRAME)
             except BlockingIOError:
                 if frame and client.half is None:
                     client.half = object()
@@ -142,12 +150,15 @@ class FrameServer:
                 return None
             if not chunk:
                 raise ConnectionResetError
+            if not frame and frame_size(chunk) == len(chunk):
+                return chunk  # what clients do that wait for their answers
             frame += chunk
+            size = frame_size(frame)
         client.half = None
-        if wanted is None:
+        if size is None:
             return b""
-        command = bytes(frame)
-        frame.clear()
+        command = bytes(frame[:size])
+        del frame[:size]
         return command
 
     def _send(self, client: _Client, answer: bytes) -> bool:

@@ -125,6 +125,25 @@ def test_commands_of_several_clients_are_served_in_turn(shared: Rig) -> None:
         assert one.recv(100) == other.recv(100) == 3 * ANSWER
 
 
+def test_half_a_command_behind_a_whole_one_has_its_deadline(shared: Rig) -> None:
+    with shared.client() as client:
+        client.send(command(1) + command(2) + command(3)[:4])
+        shared.turn(3)
+        assert shared.executed == [1, 2]
+        shared.clock.sleep(HALF_S + 0.1)
+        shared.turn()
+        assert client.recv(100) == 2 * ANSWER
+        assert has_hung_up(client)
+
+
+def test_commands_that_came_before_their_client_hung_up_are_executed(shared: Rig) -> None:
+    with shared.client() as client:
+        client.send(command(1) + command(2))
+        shared.turn()
+    shared.turn(3)
+    assert shared.executed == [1, 2]
+
+
 @pytest.mark.parametrize("size", [0, 9, MAX_FRAME + 1, 0xFFFFFFFF])
 def test_a_size_that_is_none_is_answered_and_ends_the_connection(shared: Rig, size: int) -> None:
     with shared.client() as client, shared.client() as other:
