@@ -363,7 +363,7 @@ def decode_permanent(blob: bytes) -> Permanent:
     return open_blob(_MAGIC_PERMANENT, blob, Permanent, "permanent")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stclear:
     """What TPM_Startup(ST_CLEAR) resets: STCLEAR and STANY flags and data, the PCRs among them
     (Part 2 sections 7.2, 7.3, 7.5, 7.6).
@@ -397,23 +397,9 @@ class Stclear:
 
     def with_pcr(self, index: int, value: bytes) -> Stclear:
         """The state with one PCR changed."""
-        pcrs = self.pcrs
-        # Not replace(): extending is what a TPM does most.
-        return Stclear(
-            self.flags,
-            (*pcrs[:index], value, *pcrs[index + 1 :]),
-            self.active_counter,
-            self.owner_reference,
-            self.read_locked,
-            self.write_locked,
-            self.tos_present,
-            self.audit_digest,
-            self.context_nonce_key,
-            self.context_nonce_session,
-            self.context_count,
-            self.context_list,
-            self.deferred_presence,
-            self.exclusive_transport,
-            self.old_context_key,
-            self.old_context_list,
-        )
+        pcrs = list(self.pcrs)
+        pcrs[index] = value
+        # Not replace(), which sets the fields one by one: extending is what a TPM does most.
+        state = object.__new__(Stclear)
+        state.__dict__.update(self.__dict__, pcrs=tuple(pcrs))
+        return state
