@@ -1,8 +1,11 @@
 """A software TPM's blobs in a directory: durable, checked, never shared and never regenerated.
 
-File layout, one file per blob: 8 bytes magic, u32 format version, u64 length of the blob, SHA-256
-over these 20 bytes and the blob, the blob; integers big-endian. A blob is written to a temporary
-file and renamed, so a crash leaves the old or the new one.
+One file per blob. The first time that a storage writes a blob it makes a new file and renames it
+into place; from then on it replaces the content in place (`hwtpm.softtpm.slots` has the format). A
+crash leaves the old or the new content.
+
+Files of format 1 are read as well: 8 bytes magic, u32 format version, u64 length of the blob,
+SHA-256 over these 20 bytes and the blob, the blob; integers big-endian.
 """
 
 from __future__ import annotations
@@ -20,15 +23,16 @@ from typing import Final
 
 from hwtpm.errors import AccessDenied, Busy, HwtpmError, StateError, UsageError
 from hwtpm.softtpm.base import StateName
+from hwtpm.softtpm.slots import MAGIC, VERSION, Slots, content_of
 
 __all__ = ["FileStorage"]
 
-_MAGIC: Final = b"HWTPMblb"
-_VERSION: Final = 1
 _HEADER: Final = struct.Struct(">8sIQ")
 _DIGEST_SIZE: Final = 32
-_MOST_BYTES: Final = 1 << 24
-"""No TPM 1.2 state comes near 16 MiB; a larger file is not ours and is not read into memory."""
+_MOST_BYTES: Final = 1 << 22
+"""No TPM 1.2 state comes near 4 MiB."""
+_LARGEST_FILE: Final = 4 * _MOST_BYTES
+"""A larger file is not ours and is not read into memory."""
 
 _WAY_OUT: Final = (
     "restore this file from a backup, or move it away to start with a factory-new TPM "
@@ -48,6 +52,7 @@ class FileStorage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._fd = -1
+        self._written: dict[StateName, tuple[int, Slots]] = {}  # files that this object made
         try:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, parents=True)
@@ -86,15 +91,19 @@ class FileStorage:
         Raises:
             StateError: the disk is full or fails; the old content is still there.
             AccessDenied: the operating system does not let us write.
-            UsageError: the blob is larger than 16 MiB.
+            UsageError: the blob is larger than 4 MiB.
         """
-        if len(blob) > _MOST_BYTES - _HEADER.size - _DIGEST_SIZE:
-            raise UsageError(f"TPM state of {len(blob)} bytes does not fit into 16 MiB")
+        if len(blob) > _MOST_BYTES:
+            raise UsageError(f"TPM state of {len(blob)} bytes is larger than {_MOST_BYTES}")
         try:
-            previous = self._read(name)
-            self._replace(name, _pack(blob))
-            self._settle(name, previous)
+            if not self._overwrite(name, blob):
+                previous = self._read(name)
+                slots = Slots(blob)
+                fd = self._replace(name, slots.file)
+                self._written[name] = fd, slots
+                self._settle(name, previous)
         except OSError as error:
+            self._forget(name)
             raise _explain(error, self.directory / name, "store") from error
 
     def delete(self, name: StateName) -> None:
@@ -106,6 +115,7 @@ class FileStorage:
         try:
             previous = self._read(name)
             if previous is not None:
+                self._forget(name)
                 os.unlink(name, dir_fd=self._usable())
                 self._settle(name, previous)
         except OSError as error:
@@ -113,6 +123,8 @@ class FileStorage:
 
     def close(self) -> None:
         """Let the lock go; a second call does nothing."""
+        for name in tuple(self._written):
+            self._forget(name)
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -144,25 +156,56 @@ class FileStorage:
                 raise StateError(
                     f"TPM state {self.directory / name} is no regular file", hint=_WAY_OUT
                 )
-            return file.read(_MOST_BYTES + 1)
+            return file.read(_LARGEST_FILE + 1)
 
-    def _replace(self, name: StateName, data: bytes) -> None:
+    def _overwrite(self, name: StateName, blob: bytes) -> bool:
+        """Replace the content of a file that this object made; False if there is none, or too
+        small a one, or somebody removed it."""
+        fd, slots = self._written.get(name, (-1, None))
+        if slots is None or not os.fstat(fd).st_nlink:
+            return False
+        write = slots.next_write(blob)
+        if write is None:
+            return False
+        offset, data = write
+        try:
+            if os.pwrite(fd, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fdatasync(fd)
+        except OSError:
+            # What is reported as failed should not come up at the next start.
+            with suppress(OSError):
+                os.pwrite(fd, bytes(len(data)), offset)
+                os.fdatasync(fd)
+            raise
+        return True
+
+    def _forget(self, name: StateName) -> None:
+        """Have the next `store` make a new file."""
+        if name in self._written:
+            os.close(self._written.pop(name)[0])
+
+    def _replace(self, name: StateName, data: bytes) -> int:
+        """Put a new file in place of the old one; its descriptor."""
+        self._forget(name)
         dir_fd, temporary = self._usable(), f"{name}.new"
         # Only a crash of ours can have left a temporary file: the directory is locked.
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=dir_fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-            fd = os.open(temporary, flags, 0o600, dir_fd=dir_fd)
-            with os.fdopen(fd, "wb") as file:
+            with os.fdopen(fd, "wb", closefd=False) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
             os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         except OSError:
+            os.close(fd)
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=dir_fd)
             raise
+        return fd
 
     def _settle(self, name: StateName, previous: bytes | None) -> None:
         """Make the directory's change durable; if that fails, undo it as far as the disk allows,
@@ -174,7 +217,7 @@ class FileStorage:
                 if previous is None:
                     os.unlink(name, dir_fd=self._usable())
                 else:
-                    self._replace(name, previous)
+                    os.close(self._replace(name, previous))
             raise
 
 
@@ -186,29 +229,30 @@ def _sync(directory: Path) -> None:
         os.close(fd)
 
 
-def _pack(blob: bytes) -> bytes:
-    header = _HEADER.pack(_MAGIC, _VERSION, len(blob))
-    return header + hashlib.sha256(header + blob).digest() + blob
-
-
 def _unpack(data: bytes, path: Path) -> bytes:
-    start = _HEADER.size + _DIGEST_SIZE
-    if len(data) < start:
+    if len(data) < _HEADER.size:
         raise StateError(f"TPM state {path} is cut off: {len(data)} bytes", hint=_WAY_OUT)
-    header, digest, blob = data[: _HEADER.size], data[_HEADER.size : start], data[start:]
-    magic, version, length = _HEADER.unpack(header)
-    if magic != _MAGIC:
+    magic, version, length = _HEADER.unpack_from(data)
+    if magic != MAGIC:
         raise StateError(f"{path} is no TPM state of this program", hint=_WAY_OUT)
-    if version != _VERSION:
-        raise StateError(
-            f"TPM state {path} has format {version}, this program reads {_VERSION}",
-            hint="use the version of the program that wrote it",
-        )
-    if length != len(blob) or hashlib.sha256(header + blob).digest() != digest:
-        raise StateError(
-            f"TPM state {path} is damaged: {len(blob)} of {length} bytes, digest does not match",
-            hint=_WAY_OUT,
-        )
+    try:
+        if version == 1:
+            return _content_of_format_1(data, length)
+        if version == VERSION:
+            return content_of(data)
+    except ValueError as error:
+        raise StateError(f"TPM state {path} is damaged: {error}", hint=_WAY_OUT) from None
+    raise StateError(
+        f"TPM state {path} has format {version}, this program reads up to {VERSION}",
+        hint="use the version of the program that wrote it",
+    )
+
+
+def _content_of_format_1(data: bytes, length: int) -> bytes:
+    start = _HEADER.size + _DIGEST_SIZE
+    digest, blob = data[_HEADER.size : start], data[start:]
+    if length != len(blob) or hashlib.sha256(data[: _HEADER.size] + blob).digest() != digest:
+        raise ValueError(f"{len(blob)} of {length} bytes, digest does not match")
     return blob
 
 

@@ -37,7 +37,7 @@ _VTPMS: Final = tuple(UUID(int=number) for number in range(1, 5))
 _AREAS: Final = (0x1100, 0x1101, 0x1102)
 _AREA_SIZE: Final = 48
 _BY_ITS_AUTH: Final = NvPermission.AUTHREAD | NvPermission.AUTHWRITE
-_COUNTER: Final = 1  # the handle that our engine gives the first one, and its first value
+_COUNTER: Final = 0  # the handle that our engine gives the first one, whose first value is 1
 _LABEL: Final = b"life"
 
 
