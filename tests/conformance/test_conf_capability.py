@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conformance_rig import NO_HANDLE, Device
+from conformance_rig import NO_HANDLE, OWNER, Device
 
 from hwtpm.client import keys
 from hwtpm.client.info import capability
 from hwtpm.client.rsa import rsa_parms
-from hwtpm.tpm12.commands.capability import GetCapability
+from hwtpm.tpm12.commands.capability import GetCapability, SetCapability
 from hwtpm.tpm12.commands.sessions import OIAP
 from hwtpm.tpm12.const import (
     Capability,
@@ -19,12 +19,14 @@ from hwtpm.tpm12.const import (
     EncScheme,
     KeyAlgorithm,
     ResourceType,
+    SetArea,
     SigScheme,
 )
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import (
     CapVersionInfo,
     DaInfo,
+    DaInfoLimited,
     KeyHandleList,
     PermanentFlags,
     StclearFlags,
@@ -67,6 +69,13 @@ def test_algorithms_and_protocols(new: Device) -> None:
     assert cap(new, Capability.PID, b"\x77\x77") == FALSE
     assert cap(new, Capability.AUTH_ENCRYPT, u32(KeyAlgorithm.XOR)) == TRUE
     assert cap(new, Capability.AUTH_ENCRYPT, u32(0x7777)) == FALSE
+
+
+def test_ciphers_of_transport_sessions(new: Device) -> None:
+    for algorithm, there in ((KeyAlgorithm.MGF1, TRUE), (KeyAlgorithm.AES128, TRUE), (0x99, FALSE)):
+        assert cap(new, Capability.TRANS_ALG, u32(algorithm)) == there
+    for scheme, there in ((EncScheme.SYM_CTR, TRUE), (0x99, FALSE)):
+        assert cap(new, Capability.TRANS_ES, u32(scheme)[2:]) == there
 
 
 def test_versions(new: Device) -> None:
@@ -142,6 +151,16 @@ def test_dictionary_attack_information(new: Device) -> None:
     info = DaInfo.decode(cap(new, Capability.DA_LOGIC, u32(4)[2:]))
     assert (info.state, info.current_count) == (0, 0)
     assert info.threshold_count > 0
+
+
+@pytest.mark.alters
+def test_a_limited_information_has_no_counts(owned: Device) -> None:
+    """Part 2 section 21.8; disableFullDALogicInfo is number 20 of TPM_PERMANENT_FLAGS."""
+    full = cap(owned, Capability.DA_LOGIC, u32(4)[2:])
+    owned.run(SetCapability(SetArea.PERM_FLAGS, u32(20), TRUE), OWNER)
+    limited = DaInfoLimited.decode(cap(owned, Capability.DA_LOGIC, u32(4)[2:]))
+    assert limited.state == 0
+    assert limited.action_at_threshold == DaInfo.decode(full).action_at_threshold
 
 
 def test_nv_list_is_empty_as_delivered(new: Device) -> None:

@@ -16,6 +16,7 @@ from hwtpm.client.rsa import from_public_key, oaep_encrypt, public_part, to_publ
 from hwtpm.client.session import AuthSession
 from hwtpm.secret import Secret
 from hwtpm.tpm12.commands.capability import GetCapability
+from hwtpm.tpm12.commands.cryptography import CertifyKey, CertifyKey2
 from hwtpm.tpm12.commands.migration import (
     AuthorizeMigrationKey,
     CmkApproveMA,
@@ -190,6 +191,21 @@ def test_a_certified_key_signs_and_does_not_migrate_like_others(owned: Device) -
     auth = owned.run(AuthorizeMigrationKey(MigrateScheme.MIGRATE, ENCRYPTS), OWNER).out_data
     request = CreateMigrationBlob(SRK_HANDLE, MigrateScheme.MIGRATE, auth, key.enc_data)
     assert owned.refusal(request, SRK, USAGE) == Rc.BAD_MIGRATION
+
+
+def test_a_certificate_names_the_authorities_of_a_certified_key(owned: Device) -> None:
+    """13.9 actions 6 and 11; TPM_CertifyKey has no field for them (13.8 action 4)."""
+    key = keys.load(owned.client, keys.srk(SRK), certified(owned), USAGE)
+    for certifier in (owned.load("signing"), owned.load("identity")):
+        request = CertifyKey2(key.handle, certifier.handle, MSA.digest(), ONES)
+        info = owned.run(request, USAGE, USAGE).certify_info
+        assert info.payload_type == Payload.MIGRATE_RESTRICTED
+        named = sha1(MSA.digest() + bytes([Payload.MIGRATE_RESTRICTED]))
+        assert info.migration_authority == named
+        wrong = replace(request, migration_pub_digest=ONES)
+        assert owned.refusal(wrong, USAGE, USAGE) == Rc.MA_SOURCE
+    old = CertifyKey(owned.load("signing").handle, key.handle, ONES)
+    assert owned.refusal(old, USAGE, USAGE) == Rc.INVALID_KEYUSAGE
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from conformance_rig import NO_HANDLE, OWNER, SRK, SRK_HANDLE, USAGE, WRONG, ZEROS, Device
 
-from hwtpm.client import keys, nv
+from hwtpm.client import counters, keys, nv, transport
 from hwtpm.tpm12.commands.capability import GetCapability
 from hwtpm.tpm12.commands.context import KeyControlOwner, LoadContext, SaveContext
 from hwtpm.tpm12.commands.cryptography import Sign
@@ -20,6 +20,7 @@ from hwtpm.tpm12.commands.deprecated import (
     SaveKeyContext,
 )
 from hwtpm.tpm12.commands.eviction import FlushSpecific
+from hwtpm.tpm12.commands.integrity import PcrRead
 from hwtpm.tpm12.commands.ownership import OwnerClear
 from hwtpm.tpm12.commands.startup import SaveState
 from hwtpm.tpm12.commands.storage import LoadKey2
@@ -217,6 +218,27 @@ def test_a_session_of_something_with_another_secret_does_not_come_back(owned: De
     nv.delete(owned.client, 0x1000, owner_auth=OWNER)
     nv.define(owned.client, 0x1000, 4, permissions, owner_auth=OWNER, area_auth=WRONG)
     assert load_refusal(owned, blob) == Rc.RESOURCEMISSING
+
+
+@pytest.mark.alters
+def test_a_session_of_a_counter_comes_back_while_it_exists(owned: Device) -> None:
+    made = counters.create(owned.client, OWNER, USAGE, b"here")
+    session, other = (owned.client.osap(EntityType.COUNTER, made.handle, USAGE) for _ in "12")
+    comes_back = owned.expected("session of a counter in a context", Rc.SUCCESS)
+    assert load_refusal(owned, save(owned, session.handle), NO_HANDLE) == comes_back
+    blob = save(owned, other.handle)
+    counters.release_as_owner(owned.client, made.handle, OWNER)
+    assert load_refusal(owned, blob) == Rc.RESOURCEMISSING
+
+
+def test_a_transport_session_leaves_and_comes_back_once(owned: Device) -> None:
+    session = transport.establish_clear(owned.client)
+    assert session.tpm.execute_with(PcrRead(0)).out_digest == ZEROS
+    blob = save(owned, session.handle, ResourceType.TRANS)
+    assert handles(owned, ResourceType.TRANS) == ()
+    assert load(owned, blob, NO_HANDLE) == session.handle
+    assert load_refusal(owned, blob) == Rc.BADCONTEXT
+    assert session.tpm.execute_with(PcrRead(0)).out_digest == ZEROS
 
 
 def test_a_session_finds_no_slot_when_all_are_taken(owned: Device) -> None:
