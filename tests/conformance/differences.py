@@ -217,7 +217,8 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         0x2C, "19.2 action 5, 19.3 action 5 say INVALID_AUTHHANDLE; libtpms says BAD_MODE"
     ),
     "session of a counter in a context": _libtpms(
-        0x4A, "21.3 action 5.a.ii.(1): the counter is there, with the same secret; libtpms misses it"
+        0x4A,
+        "21.3 action 5.a.ii.(1): the counter is there, with the same secret; libtpms misses it",
     ),
     "keys left by a refused TPM_LoadContext": _libtpms(
         0, "21.3 has no such effect: libtpms unloads the key whose handle the context wanted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from engine_rig import (
     EK,
     KEY_AUTH,
@@ -17,7 +18,7 @@ from engine_rig import OAEP as LIBRARY_OAEP
 
 from hwtpm.clock import FakeClock
 from hwtpm.softtpm.base import MemoryStorage
-from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine import Engine, rsa
 from hwtpm.softtpm.engine.entropy import RepeatableEntropy
 from hwtpm.tpm12.commands.cryptography import GetRandom, Sign, StirRandom
 from hwtpm.tpm12.commands.endorsement import CreateEndorsementKeyPair
@@ -99,3 +100,13 @@ def test_repeatable_oaep_is_what_the_library_decrypts() -> None:
     ciphers = [entropy.encrypt_oaep(key.public_key(), b"plain") for _ in range(2)]
     assert ciphers[0] != ciphers[1]
     assert {key.decrypt(cipher, LIBRARY_OAEP) for cipher in ciphers} == {b"plain"}
+
+
+def test_a_modulus_has_two_primes(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, q = rsa.primes_of(rsa.generate(512))
+    drawn = iter((p, p, q))
+    monkeypatch.setattr(rsa, "_random_prime", lambda random, bits: next(drawn))
+    assert rsa.primes_of(rsa.generate_from(bytes, 512)) == (p, q)
+    modulus = p.to_bytes(32, "big")
+    with pytest.raises(ValueError, match="the other prime is missing"):
+        rsa.private_from_prime(modulus, modulus)

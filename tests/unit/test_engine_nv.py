@@ -17,7 +17,7 @@ from hwtpm.errors import TpmError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage
 from hwtpm.softtpm.engine import Engine
-from hwtpm.softtpm.engine.state import MAX_NV_BYTES
+from hwtpm.softtpm.engine.state import MAX_NV_AREAS, MAX_NV_BYTES
 from hwtpm.tpm12.commands.capability import GetCapability
 from hwtpm.tpm12.commands.integrity import Extend
 from hwtpm.tpm12.commands.nv import (
@@ -271,6 +271,13 @@ class TestAlone:
         assert rc_of(engine.execute(frame(NvReadValue(1, 0, 4096)))) == Rc.SIZE
         assert rc_of(engine.execute(frame(define(1, 0)))) == 0
         assert engine.permanent.nv_available == free
+
+    def test_there_is_room_for_so_many_areas_and_no_more(self, engine: Engine) -> None:
+        for index in range(1, MAX_NV_AREAS + 1):
+            engine.permanent = replace(engine.permanent, writes_without_owner=0)
+            assert rc_of(engine.execute(frame(define(index, 1)))) == 0
+        assert engine.permanent.nv_available == 0
+        assert rc_of(engine.execute(frame(define(0x1000, 1)))) == Rc.NOSPACE
 
     def test_refused_redefinition_leaves_the_area(self, engine: Engine) -> None:
         engine.execute(frame(define(1, 8)))

@@ -72,7 +72,7 @@ from hwtpm.tpm12.const import (
 )
 from hwtpm.tpm12.const import PhysicalPresence as Presence
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import Key, NvAttributes, NvDataPublic, PcrInfoShort, PcrSelection
+from hwtpm.tpm12.types import DaInfo, Key, NvAttributes, NvDataPublic, PcrInfoShort, PcrSelection
 
 COUNTER_AUTH = b"c" * 20
 FLAGS = GetCapability(Capability.FLAG, CapFlag.VOLATILE.to_bytes(4, "big"))
@@ -213,6 +213,14 @@ def test_ownership_needs_the_proof_of_the_new_secret(
     assert not unowned.owned
 
 
+def test_the_usage_of_an_srks_auth_data_is_one_that_there_is(
+    unowned: Engine, tpm_identity: Identity
+) -> None:
+    unknown = take(tpm_identity, template(KeyUsage.STORAGE, auth_data_usage=2))
+    assert Rig(unowned).refusal(unknown, OWNER_AUTH) == Rc.BAD_PARAMETER
+    assert not unowned.owned
+
+
 def test_ownership_is_refused_as_by_libtpms(pair: Pair) -> None:
     parms = template(KeyUsage.STORAGE).algorithm_parms
     create = CreateEndorsementKeyPair(bytes(20), parms)
@@ -243,10 +251,12 @@ def test_ownership_is_refused_as_by_libtpms(pair: Pair) -> None:
     assert not pair.engine.owned
 
 
+ANYWHERE = PcrInfoShort(PcrSelection.of(()), 0x1F, bytes(20))
+
+
 def _area(index: int, attributes: int) -> NvArea:
-    anywhere = PcrInfoShort(PcrSelection.of(()), 0x1F, bytes(20))
     public = NvDataPublic(
-        index, anywhere, anywhere, NvAttributes(attributes), False, False, False, 1
+        index, ANYWHERE, ANYWHERE, NvAttributes(attributes), False, False, False, 1
     )
     return NvArea(public, bytes(20), b"x")
 
@@ -393,6 +403,15 @@ class TestLockout:
         engine.power_on()
         locked.run(Startup(StartupType.CLEAR))
         assert locked.refusal(DisablePubekRead(), OWNER_AUTH) == Rc.DEFEND_LOCK_RUNNING
+
+    def test_a_client_can_ask_how_long(self, locked: Rig, clock: FakeClock) -> None:
+        request = GetCapability(Capability.DA_LOGIC, EntityType.OWNER.to_bytes(2, "big"))
+        info = DaInfo.decode(locked.run(request).resp)
+        assert (info.state, info.current_count, info.threshold_count) == (1, 6, THRESHOLD)
+        assert info.action_depend_value > 0
+        clock.sleep(info.action_depend_value)
+        assert DaInfo.decode(locked.run(request).resp).state == 0
+        assert locked.refusal(DisablePubekRead(), OWNER_AUTH) == 0
 
     def test_the_owner_may_reset_it(self, locked: Rig) -> None:
         locked.run(ResetLockValue(), OWNER_AUTH)

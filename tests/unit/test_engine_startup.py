@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import replace
 
@@ -150,8 +151,21 @@ class TestSelfTest:
         assert rc(engine, PcrRead(0)) == Rc.FAILEDSELFTEST
         assert b"self test RSA" in engine.execute(frame(GetTestResult()))
 
+    def test_a_key_that_does_not_load_fails_its_test(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(selftest, "_PRIME", bytes(64))
+        assert [test.name for test in selftest.FULL if not test.passes()] == ["RSA"]
+
 
 class TestPermanentBlob:
+    def test_what_does_not_decode_is_damaged_whatever_its_checksum_says(
+        self, engine: Engine, storage: MemoryStorage
+    ) -> None:
+        short = storage.blobs[StateName.PERMANENT][:-33]
+        bad = storage.blobs[StateName.PERMANENT] = short + hashlib.sha256(short).digest()
+        with pytest.raises(StateError, match="permanent state is damaged: permanent state"):
+            engine.power_on()
+        assert storage.blobs[StateName.PERMANENT] == bad
+
     def test_every_flipped_byte_is_noticed(self, engine: Engine, storage: MemoryStorage) -> None:
         good = storage.blobs[StateName.PERMANENT]
         for at in range(len(good)):
