@@ -292,6 +292,15 @@ def test_what_load_refuses(owned: Device) -> None:
     assert owned.refusal(LoadKey2(bind.handle, key), USAGE) == Rc.INVALID_KEYUSAGE
 
 
+def test_what_decrypts_to_no_key_is_not_loaded(owned: Device) -> None:
+    """10.5 action 5. An empty message is not asked for: libtpms goes into failure mode."""
+    key, srk = owned.key("signing"), owned.prepared.srk
+    assert srk is not None
+    for junk in (b"junk", bytes(100), ZEROS * 5 + b"\x01" * 90):
+        blob = replace(key, enc_data=oaep_encrypt(to_public_key(srk), junk))
+        assert owned.refusal(LoadKey2(SRK_HANDLE, blob), SRK) == Rc.INVALID_STRUCTURE
+
+
 def test_a_key_whose_public_part_was_changed_is_not_loaded(owned: Device) -> None:
     key = owned.key("signing")
     for changed in (

@@ -571,6 +571,14 @@ def test_there_is_nothing_to_sign_without_a_log(owned: Device) -> None:
     assert release(owned, session, owned.load("signing"), USAGE) == Rc.BAD_MODE
 
 
+def test_a_wrapped_response_fits_into_the_outer_one(owned: Device) -> None:
+    """24.2 has no code for one that does not; of 4096 bytes 67 are the outer one's."""
+    session = Bare(owned)
+    fits = 4096 - 67 - 14
+    assert len(session.inner(command(0x46, struct.pack(">I", fits)))) == 14 + fits
+    assert rc_in(session.execute(command(0x46, struct.pack(">I", fits + 1)))) == Rc.SIZE
+
+
 def test_a_released_session_is_gone(owned: Device) -> None:
     key = owned.load("signing")
     session = Bare(owned, LOG)

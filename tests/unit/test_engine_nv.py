@@ -27,7 +27,7 @@ from hwtpm.tpm12.commands.nv import (
     NvWriteValue,
     NvWriteValueAuth,
 )
-from hwtpm.tpm12.commands.optin import PhysicalDisable
+from hwtpm.tpm12.commands.optin import PhysicalDisable, SetTempDeactivated
 from hwtpm.tpm12.commands.ownership import PhysicalPresence
 from hwtpm.tpm12.commands.startup import Startup
 from hwtpm.tpm12.const import (
@@ -40,6 +40,7 @@ from hwtpm.tpm12.const import (
 )
 from hwtpm.tpm12.const import PhysicalPresence as Presence
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.table import Request
 from hwtpm.tpm12.types import (
     NvAttributes,
     NvDataPublic,
@@ -47,6 +48,7 @@ from hwtpm.tpm12.types import (
     PcrInfoShort,
     PcrSelection,
 )
+from hwtpm.wire import Struct
 
 AREA_AUTH = b"n" * 20
 Per = NvPermission
@@ -178,12 +180,13 @@ def test_writes_without_an_owner_are_counted(pair: Pair) -> None:
     assert pair.engine.permanent.writes_without_owner == 64
 
 
-def test_disabled_tpm_serves_what_is_not_the_owners(pair: Pair) -> None:
+@pytest.mark.parametrize("off", [PhysicalDisable(), SetTempDeactivated()], ids=str)
+def test_disabled_tpm_serves_what_is_not_the_owners(pair: Pair, off: Request[Struct]) -> None:
     pair.same(define(1, 4))
     pair.same(define(2, 4, Per.OWNERWRITE | Per.OWNERREAD))
     for step in PRESENCE:
         pair.raw(frame(step))
-    pair.same(PhysicalDisable())
+    pair.same(off)
     for locked in (False, True):
         if locked:
             pair.same(LOCK_NV)
