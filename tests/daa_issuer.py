@@ -323,12 +323,21 @@ class Join:
     def command(self, stage: int, data0: bytes, data1: bytes) -> DaaJoin:
         return DaaJoin(self.handle, stage, data0, data1)
 
-    def step(self) -> int:
-        """Run the stage at the present position; returns its number."""
+    def due(self) -> DaaJoin:
+        """The stage at the present position."""
         stage = JOIN_ORDER[self._position]
-        self.take(stage, self.execute(self.command(stage, *self.inputs(stage))))
+        return self.command(stage, *self.inputs(stage))
+
+    def done(self, output: bytes) -> int:
+        """What the stage that was due has given; returns its number."""
+        stage = JOIN_ORDER[self._position]
+        self.take(stage, output)
         self._position += 1
         return stage
+
+    def step(self) -> int:
+        """Run the stage at the present position; returns its number."""
+        return self.done(self.execute(self.due()))
 
     def until(self, position: int) -> None:
         """Run the stages before that position of JOIN_ORDER."""
@@ -337,6 +346,11 @@ class Join:
 
     def finish(self) -> Credential:
         self.until(len(JOIN_ORDER))
+        return self.credential
+
+    @property
+    def credential(self) -> Credential:
+        """What all stages together have given."""
         return Credential(self.a, self.e, *(self.outputs[stage] for stage in (24, 22, 23)))
 
 
@@ -423,14 +437,23 @@ class Sign:
     def command(self, stage: int, data0: bytes, data1: bytes) -> DaaSign:
         return DaaSign(self.handle, stage, data0, data1)
 
-    def step(self) -> int:
-        """Run the stage at the present position; returns its number."""
+    def due(self) -> DaaSign:
+        """The stage at the present position."""
         stage = SIGN_ORDER[self._position]
-        self.outputs[stage] = self.execute(self.command(stage, *self.inputs(stage)))
+        return self.command(stage, *self.inputs(stage))
+
+    def done(self, output: bytes) -> int:
+        """What the stage that was due has given; returns its number."""
+        stage = SIGN_ORDER[self._position]
+        self.outputs[stage] = output
         if stage == 0:
-            self.handle = number(self.outputs[0])
+            self.handle = number(output)
         self._position += 1
         return stage
+
+    def step(self) -> int:
+        """Run the stage at the present position; returns its number."""
+        return self.done(self.execute(self.due()))
 
     def until(self, position: int) -> None:
         """Run the stages before that position of SIGN_ORDER."""

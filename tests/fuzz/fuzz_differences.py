@@ -6,46 +6,58 @@ conformance suite declares (`differences.FORMS`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from differences import FORMS, LACKING
+from fuzz_differences_sessions import COMPARABLE as COMPARABLE_SESSIONS
+from fuzz_differences_sessions import KNOWN as KNOWN_SESSIONS
+from fuzz_differences_sessions import OPAQUE as OPAQUE_SESSIONS
+from fuzz_differences_sessions import VENDOR_SIZE
+from fuzz_known import Known, damaged
 from fuzz_sides import Plan
 
+from hwtpm.tpm12.const import (
+    EVERY_LOCALITY,
+    NUM_PCRS,
+    Capability,
+    CapProperty,
+    NvIndex,
+    NvPermission,
+    ResourceType,
+)
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.types import (
+    CapVersionInfo,
+    CurrentTicks,
+    Key,
+    PcrInfoShort,
+    StoredData,
+    Version,
+)
 
 __all__ = ["COMPARABLE", "KNOWN", "OPAQUE", "VENDOR_TEXT", "Known", "explanation"]
 
 
-def _always(plan: Plan) -> bool:
-    return True
+WRITE_PROTECTIONS: Final = (
+    NvPermission.OWNERWRITE
+    | NvPermission.AUTHWRITE
+    | NvPermission.WRITEDEFINE
+    | NvPermission.PPWRITE
+)
 
 
-def _damaged(plan: Plan) -> bool:
-    return plan.damage is not None
+def _conditions(plan: Plan) -> tuple[PcrInfoShort, PcrInfoShort]:
+    public = plan.fields["pub_info"]
+    return public.pcr_info_read, public.pcr_info_write
 
 
-@dataclass(frozen=True)
-class Known:
-    """Return codes of ours and libtpms' for some commands ("*": any), and why.
-
-    `when` looks at the command: a row is for what it says and for nothing else.
-    """
-
-    commands: str
-    ours: Iterable[int]
-    theirs: Iterable[int]
-    why: str
-    when: Callable[[Plan], bool] = _always
-
-    def explains(self, plan: Plan, ours: int, theirs: int) -> bool:
-        return (
-            ours in self.ours
-            and theirs in self.theirs
-            and (self.commands == "*" or plan.row.name in self.commands.split())
-            and self.when(plan)
-        )
+def _is_valid(info: PcrInfoShort) -> bool:
+    return (
+        0 < info.locality_at_release <= EVERY_LOCALITY
+        and 0 < len(info.pcr_selection.select) <= NUM_PCRS // 8
+    )
 
 
 MALFORMED: Final = frozenset(
@@ -59,19 +71,22 @@ MALFORMED: Final = frozenset(
         Rc.BAD_PARAM_SIZE,
         Rc.BADTAG,
         Rc.BAD_MODE,
+        Rc.BAD_ORDINAL,
+        Rc.BAD_VERSION,
         Rc.BAD_KEY_PROPERTY,
         Rc.INVALID_STRUCTURE,
     }
 )
 
 KNOWN: Final[tuple[Known, ...]] = (
+    *KNOWN_SESSIONS,
     Known(
         "*",
         MALFORMED,
         MALFORMED,
         "two faults in one damaged frame, refused by both: Part 3 gives the checks before a"
         " command's actions no order",
-        _damaged,
+        damaged,
     ),
     Known(
         " ".join(sorted(LACKING)),
@@ -79,10 +94,85 @@ KNOWN: Final[tuple[Known, ...]] = (
         {Rc.BAD_ORDINAL},
         "optional commands that libtpms is built without",
     ),
+    Known(
+        "TPM_Unseal",
+        frozenset(Rc) - {Rc.SUCCESS},
+        {Rc.BAD_VERSION},
+        "10.2 has no code for a structure that is neither form of sealed data; libtpms looks at"
+        " that before parent and sessions",
+    ),
+    Known(
+        "TPM_GetCapability",
+        {Rc.SUCCESS},
+        {Rc.BAD_MODE},
+        "Part 2 21.1: what TPM_CAP_MFR has is the maker's choice",
+        lambda plan: plan.fields["cap_area"] == Capability.MFR,
+    ),
+    Known(
+        "TPM_GetCapability",
+        {Rc.BAD_MODE},
+        {Rc.BAD_PARAMETER},
+        "7.1 action 2 has no code for an unknown type of handle; for the other areas it is"
+        " BAD_MODE",
+        lambda plan: plan.fields["cap_area"] == Capability.HANDLE,
+    ),
+    Known(
+        "TPM_FlushSpecific",
+        {Rc.BAD_PARAMETER},
+        {Rc.INVALID_AUTHHANDLE, Rc.DAA_RESOURCES},
+        "22.1 action 7 says BAD_PARAMETER",
+        lambda plan: plan.fields["resource_type"] in (ResourceType.TRANS, ResourceType.DAA_TPM),
+    ),
+    Known(
+        "TPM_ActivateIdentity",
+        {Rc.AUTHFAIL},
+        {Rc.AUTH2FAIL},
+        "15.2 proves the owner, the second session, first; libtpms counts in that order",
+    ),
+    Known(
+        "*",
+        {Rc.INVALID_KEYHANDLE},
+        {Rc.KEYNOTFOUND},
+        "a reserved handle, the EK's for one, where a loaded key is meant",
+    ),
+    Known(
+        "TPM_NV_WriteValue TPM_NV_ReadValue",
+        frozenset(Rc) - {Rc.AUTH_CONFLICT},
+        {Rc.AUTH_CONFLICT},
+        "20.2 action 1.a, 20.4 action 1.a: OWNERWRITE and OWNERREAD are ignored until nvLocked",
+        lambda plan: bool(plan.auths) and not plan.note["nv locked"],
+    ),
+    Known(
+        "TPM_NV_WriteValue",
+        {Rc.NOSPACE},
+        {Rc.NOT_FULLWRITE},
+        "20.2 action 15.b, then 15.c; libtpms does the DIR in one",
+        lambda plan: plan.fields["nv_index"] == NvIndex.DIR,
+    ),
+    Known(
+        "TPM_NV_DefineSpace",
+        frozenset(Rc),
+        {Rc.INVALID_STRUCTURE, Rc.INVALID_PCR_INFO},
+        "20.1 actions 7 and 8 come after the proof and the deletion, and say INVALID_STRUCTURE;"
+        " libtpms looks when it decodes",
+        lambda plan: any(not _is_valid(info) for info in _conditions(plan)),
+    ),
+    Known(
+        "TPM_NV_DefineSpace",
+        frozenset(Rc),
+        frozenset(Rc),
+        "20.1 actions 8.b and 9.d: a locality disallowed for writing is a protection; libtpms"
+        " takes the one for reading",
+        lambda plan: (
+            len({info.locality_at_release for info in _conditions(plan)}) > 1
+            and not plan.fields["pub_info"].permission.attributes & WRITE_PROTECTIONS
+        ),
+    ),
 )
 
 OPAQUE: Final[frozenset[tuple[str, str]]] = frozenset(
     {
+        *OPAQUE_SESSIONS,
         ("TPM_OIAP", "auth_handle"),
         ("TPM_OIAP", "nonce_even"),
         ("TPM_OSAP", "auth_handle"),
@@ -94,12 +184,7 @@ OPAQUE: Final[frozenset[tuple[str, str]]] = frozenset(
         ("TPM_GetRandom", "random_bytes"),
         ("TPM_LoadKey2", "inkey_handle"),
         ("TPM_LoadKey", "inkey_handle"),
-        ("TPM_Seal", "sealed_data"),
-        ("TPM_Sealx", "sealed_data"),
         ("TPM_Unseal", "secret"),  # encrypted with the session's secret if it came from Sealx
-        ("TPM_CreateWrapKey", "wrapped_key"),
-        ("TPM_CMK_CreateKey", "wrapped_key"),
-        ("TPM_MakeIdentity", "id_key"),
         ("TPM_MakeIdentity", "identity_binding"),
         ("TPM_CreateCounter", "count_id"),
         ("TPM_CreateCounter", "counter_value"),
@@ -112,11 +197,75 @@ OPAQUE: Final[frozenset[tuple[str, str]]] = frozenset(
 """Fields that hold random values or those of a maker; only their size is compared."""
 
 
-COMPARABLE: Final[dict[tuple[str, str], Callable[[Plan, Any], Any]]] = {}
+def _public_part(plan: Plan, key: Key) -> object:
+    return replace(key, pub_key=b"", enc_data=b""), len(key.pub_key), len(key.enc_data)
+
+
+def _sealed(plan: Plan, blob: StoredData) -> object:
+    return blob.form, blob.seal_info, len(blob.enc_data)
+
+
+def _specification(plan: Plan, version: Version) -> object:
+    """Not the maker's revision."""
+    return version.major, version.minor
+
+
+def _version_info(plan: Plan, encoded: bytes) -> object:
+    """Not the maker's revision, name and text."""
+    if not encoded:
+        return None
+    info = CapVersionInfo.decode(encoded)
+    return info.version.major, info.version.minor, info.spec_level, info.errata_rev
+
+
+def _quoted_state(plan: Plan, info: PcrInfoShort) -> object:
+    """16.5 action 5 hashes the composite; libtpms answers with zeros if it has no PCRs."""
+    digest = info.digest_at_release if info.pcr_selection.indices else b""
+    return info.pcr_selection, info.locality_at_release, digest
+
+
+def _quote(plan: Plan, signature: bytes) -> object:
+    """As above for 16.3 action 5; and with the version, what is signed is the maker's own."""
+    empty = not plan.fields["target_pcr"].indices
+    return len(signature) if empty or plan.fields.get("add_version") else signature
+
+
+def _ticks(plan: Plan, ticks: CurrentTicks) -> object:
+    return ticks.tick_rate
+
+
+def _capability(plan: Plan, answer: bytes) -> object:
+    """Handles are random, and some areas are the maker's own (Part 2 section 21)."""
+    area, sub_cap = plan.fields["cap_area"], plan.fields["sub_cap"]
+    if area in (Capability.KEY_HANDLE, Capability.HANDLE, Capability.VERSION_VAL):
+        return len(answer) if area != Capability.VERSION_VAL else _version_info(plan, answer)
+    if area == Capability.PROPERTY and int.from_bytes(sub_cap, "big") in _OF_MAKER:
+        return len(answer)
+    return answer
+
+
+_OF_MAKER: Final = (CapProperty.MANUFACTURER,)
+
+COMPARABLE: Final[dict[tuple[str, str], Callable[[Plan, Any], object]]] = {
+    **COMPARABLE_SESSIONS,
+    ("TPM_CMK_CreateKey", "wrapped_key"): _public_part,
+    ("TPM_CreateWrapKey", "wrapped_key"): _public_part,
+    ("TPM_GetCapability", "resp"): _capability,
+    ("TPM_GetCapabilityOwner", "version"): _specification,
+    ("TPM_MakeIdentity", "id_key"): _public_part,
+    ("TPM_Quote", "sig"): _quote,
+    ("TPM_Quote2", "pcr_data"): _quoted_state,
+    ("TPM_Quote2", "sig"): _quote,
+    ("TPM_Quote2", "version_info"): _version_info,
+    ("TPM_Seal", "sealed_data"): _sealed,
+    ("TPM_Sealx", "sealed_data"): _sealed,
+    ("TPM_TickStampBlob", "current_ticks"): _ticks,
+    ("TPM_TickStampBlob", "sig"): lambda plan, signature: len(signature),
+}
 """What is left to compare of a field that is partly random or the maker's own."""
 
-VENDOR_TEXT: Final = frozenset({"TPM_GetTestResult"})
-"""Commands whose answer is the maker's own text, of any size (Part 3 section 4.3)."""
+VENDOR_TEXT: Final = frozenset({"TPM_GetTestResult", *VENDOR_SIZE})
+"""Commands whose answer is the maker's own, of any size (of text: Part 3 section 4.3)."""
 
 
 def explanation(plan: Plan, ours: int, theirs: int) -> str | None:

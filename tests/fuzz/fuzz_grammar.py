@@ -17,6 +17,7 @@ from engine_rig import (
     KEY_AUTH,
     OWNER_AUTH,
     SRK_AUTH,
+    Rig,
     key12,
     pcr_info,
     pcr_info_long,
@@ -35,6 +36,7 @@ from hwtpm.tpm12.const import (
     KeyFlag,
     KeyHandleValue,
     KeyUsage,
+    NvIndex,
     NvPermission,
     ResourceType,
     SigScheme,
@@ -43,6 +45,7 @@ from hwtpm.tpm12.table import TABLE, Authorises, Command
 from hwtpm.tpm12.types import (
     LEGACY_FORM,
     Key,
+    KeyParms,
     NvAttributes,
     NvDataPublic,
     PcrInfoShort,
@@ -117,10 +120,11 @@ HEAVY: Final = {
 
 @dataclass(frozen=True)
 class KeyModel:
-    """A key that both TPMs can load: made once, by ours, under the SRK that they share."""
+    """A key that both TPMs can load, under the SRK that they share or a loaded key by its name."""
 
     key: Key
     auth: bytes = KEY_AUTH
+    parent: str = "srk"
 
     @property
     def public(self) -> PubKey:
@@ -131,9 +135,10 @@ class KeyModel:
         return self.key.auth_data_usage != AuthDataUsage.NEVER
 
 
-def prefabricate(make: Callable[[Key], Key], rng: random.Random) -> list[KeyModel]:
-    """Wrapped keys of every usage, made by `make`."""
-    keys = []
+def prefabricate(rig: Rig, rng: random.Random) -> list[KeyModel]:
+    """Wrapped keys of every usage, made by that TPM."""
+    identity = template(KeyUsage.IDENTITY)
+    keys = [KeyModel(rig.make_identity(identity).id_key) for _ in range(2)]
     for usage, bits in FLAVOURS:
         for _ in range(2):
             wanted = template(usage, bits)
@@ -146,7 +151,7 @@ def prefabricate(make: Callable[[Key], Key], rng: random.Random) -> list[KeyMode
             if rng.random() < 0.2:
                 info = pcr_info if wanted.form == LEGACY_FORM else pcr_info_long
                 wanted = replace(wanted, pcr_info=info((16,), PCR_AT_RESET))
-            keys.append(KeyModel(make(wanted)))
+            keys.append(KeyModel(rig.create_key(wanted)))
     return keys
 
 
@@ -175,7 +180,7 @@ class Grammar:
 
     def __init__(self, rng: random.Random, keys: list[KeyModel]) -> None:
         self.rng = rng
-        self.shelf = keys
+        self.shelf = list(keys)
         self.loaded: dict[str, KeyModel] = {}
         self.sessions: dict[str, str] = {}  # name -> what it is bound to, "" for OIAP
         self.sealed: list[str] = []
@@ -183,6 +188,7 @@ class Grammar:
         self.contexts: list[str] = []
         self.counters: list[str] = []
         self._made = 0
+        self._hashing = False
         self._rows = [row for row in TABLE if row.request is not None]
         self._weights = [HEAVY.get(row.name, 1.0) for row in self._rows]
 
@@ -199,7 +205,13 @@ class Grammar:
         return self.rng.random() < probability
 
     def next_row(self) -> Command:
-        return self.rng.choices(self._rows, self._weights)[0]
+        if self._hashing:
+            row = TABLE[self.pick("TPM_SHA1Update", "TPM_SHA1Complete", "TPM_SHA1CompleteExtend")]
+        else:
+            row = self.rng.choices(self._rows, self._weights)[0]
+        starts = row.name in ("TPM_SHA1Start", "TPM_SHA1Update")
+        self._hashing = starts and self.chance(0.8)  # any other command would end it
+        return row
 
     def forget(self) -> None:
         """Handles are gone: power cycle."""
@@ -228,7 +240,7 @@ class Grammar:
             return EntityType.NV, int(entity[3:]), OTHER_AUTH
         if entity.startswith("counter"):
             return EntityType.COUNTER, lambda side: side.handles[entity], OTHER_AUTH
-        return EntityType.KEYHANDLE, lambda side: side.handles[entity], KEY_AUTH
+        return EntityType.KEYHANDLE, lambda side: side.handles[entity], self.loaded[entity].auth
 
     @staticmethod
     def shared_secret(plan: Plan, nonce_even_osap: bytes) -> bytes:
@@ -243,18 +255,20 @@ class Grammar:
             elif proof is Authorises.SRK:
                 wanted.append((SRK_AUTH, "srk"))
             elif proof is Authorises.KEY:
-                wanted.append((SRK_AUTH, "srk") if key == "srk" else (KEY_AUTH, key))
+                wanted.append((SRK_AUTH, "srk") if key == "srk" else (self.loaded[key].auth, key))
             else:
                 wanted.append(LATER.get(row.name, _OWNER))
         return wanted
 
     def auth(self, session: str, secret: bytes) -> Auth:
+        wrong, spoil = self.chance(0.01), self.chance(0.01)
         return Auth(
             session,
-            WRONG_AUTH if self.chance(0.01) else secret,
+            WRONG_AUTH if wrong else secret,
             self.rng.randbytes(20),
             go_on=self.chance(0.7),
-            spoil=self.chance(0.01),
+            spoil=spoil,
+            honest=not (wrong or spoil),
         )
 
     # --- fields ----------------------------------------------------------------------------------
@@ -292,7 +306,9 @@ class Grammar:
         made: dict[str, Any] = {}
         first_key = True
         for name, codec in row.request.layout.codecs.items():
-            special = getattr(self, f"_{name}_of_{row.name}", None) or _BY_NAME.get(name)
+            special = _BY_NAME.get(name)
+            if isinstance(codec, Nested) and codec.of is Key:
+                special = _TEMPLATES.get(name)
             if isinstance(codec, Handle):
                 made[name] = self._handle(row, name, key if first_key else self.key_for(row))
                 first_key = False
@@ -400,6 +416,9 @@ class Grammar:
             key = replace(key, algorithm_parms=parms)
         return key
 
+    def key_parms(self) -> KeyParms:
+        return self.structure(KeyParms) if self.chance(0.1) else self.key_template().algorithm_parms
+
     def identity_template(self) -> Key:
         return template(KeyUsage.IDENTITY) if self.chance(0.7) else self.key_template()
 
@@ -445,6 +464,14 @@ class Grammar:
         attributes = NvAttributes(sum(chosen))
         return NvDataPublic(self.nv_index(), condition(), condition(), attributes, *flags, size)
 
+    def nv_lock(self) -> Plan:
+        """From then on the protections of all areas count."""
+        anywhere = PcrInfoShort(PcrSelection(bytes(3)), 0x1F, bytes(20))
+        public = NvDataPublic(
+            NvIndex.LOCK, anywhere, anywhere, NvAttributes(0), False, False, False, 0
+        )
+        return Plan(TABLE["TPM_NV_DefineSpace"], {"pub_info": public, "enc_auth": bytes(20)})
+
     def capability(self) -> int:
         return self.pick(*Capability, self.rng.choice(NUMBERS))
 
@@ -471,10 +498,6 @@ _BY_NAME: Final[dict[str, Callable[[Grammar], Any]]] = {
     "pcr_num": Grammar.pcr,
     "pcr_index": Grammar.pcr,
     "pcr_info": Grammar.pcr_data,
-    "key_info": Grammar.key_template,
-    "id_key_params": Grammar.identity_template,
-    "srk_params": Grammar.storage_template,
-    "in_key": Grammar.wrapped_key,
     "nv_index": Grammar.nv_index,
     "offset": lambda grammar: grammar.pick(0, 0, 0, 0, 1, 8, 31, 32, 33, 255, 0x7FFFFFF0),
     "data_size": lambda grammar: grammar.pick(0, 1, 8, 20, 32, 32, 33, 256),
@@ -484,6 +507,7 @@ _BY_NAME: Final[dict[str, Callable[[Grammar], Any]]] = {
     "count_id": Grammar.counter,
     "ordinal_to_audit": Grammar.ordinal,
     "resource_type": Grammar.resource,
+    "hash_data": lambda grammar: grammar.rng.randbytes(grammar.pick(0, 1, 63, 64, 64, 65, 128)),
     "area_to_sign": lambda grammar: grammar.rng.randbytes(grammar.pick(20, 20, 20, 20, 0, 1, 35)),
     "bytes_requested": lambda grammar: grammar.pick(0, 1, 20, 64, 1000),
     "physical_presence": lambda grammar: grammar.pick(0x8, 0x8, 0x8, 0x10, 0x20, 0x18, 0x1, 0x300),
@@ -494,8 +518,16 @@ _BY_NAME: Final[dict[str, Callable[[Grammar], Any]]] = {
     "startup_type": lambda grammar: grammar.pick(1, 2, 3, 0),
 }
 
+_TEMPLATES: Final[dict[str, Callable[[Grammar], Any]]] = {
+    "key_info": Grammar.key_template,
+    "id_key_params": Grammar.identity_template,
+    "srk_params": Grammar.storage_template,
+}
+"""Keys that are to be made; any other is one that was."""
+
 _BY_TYPE: Final[dict[type[Any], Callable[[Grammar], Any]]] = {
     Key: Grammar.wrapped_key,
+    KeyParms: Grammar.key_parms,
     StoredData: Grammar.sealed_data,
     PubKey: Grammar.public,
     PcrSelection: Grammar.selection,

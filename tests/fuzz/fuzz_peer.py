@@ -27,25 +27,20 @@ class PeerDied(Exception):
 
 
 class ForkedLibtpms:
-    """A TPM whose state is always the same at `fresh`.
-
-    Args:
-        permanent: libtpms' permanent state.
-    """
+    """A TPM that `fresh` gives its state."""
 
     description = "libtpms"
 
-    def __init__(self, permanent: bytes) -> None:
-        self._permanent = permanent
+    def __init__(self) -> None:
         self._pid = 0
         self._socket: socket.socket | None = None
 
-    def fresh(self, name: bytes) -> None:
-        """Back to the first state, powered on; all that is random from now on follows from
+    def fresh(self, name: bytes, permanent: bytes) -> None:
+        """Powered on with libtpms' permanent state; all that is random from now on follows from
         `name`."""
         if self._socket is None:
             self._spawn()
-        self._ask(_FRESH, name)
+        self._ask(_FRESH, struct.pack(">B", len(name)) + name + permanent)
 
     def power_on(self) -> None:
         """A power cycle."""
@@ -79,7 +74,7 @@ class ForkedLibtpms:
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
-            _serve(theirs, self._permanent)
+            _serve(theirs)
             os._exit(0)
         theirs.close()
 
@@ -115,7 +110,7 @@ class _Random:
         return 1
 
 
-def _serve(commands: socket.socket, permanent: bytes) -> None:
+def _serve(commands: socket.socket) -> None:
     storage = MemoryStorage()
     tpm = LibtpmsTpm(storage)
     random = _Random()
@@ -123,8 +118,9 @@ def _serve(commands: socket.socket, permanent: bytes) -> None:
         what, _ = _HEAD.unpack_from(message)
         data = message[_HEAD.size :]
         if what == _FRESH:
-            storage.blobs = {StateName.PERMANENT: permanent}
-            random.restart(data)
+            end = 1 + data[0]
+            storage.blobs = {StateName.PERMANENT: data[end:]}
+            random.restart(data[1:end])
         if what in (_FRESH, _POWER):
             tpm.power_on()
             commands.send(b"on")

@@ -8,6 +8,7 @@ decided by its seed alone.
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import sys
 import time
@@ -15,31 +16,39 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine_rig import OWNER_AUTH, Identity, Rig, owned_engine, root_key
+from engine_rig import OWNER_AUTH, SRK_AUTH, Identity, Rig, owned_engine, root_key
 from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
+from fuzz_differences_sessions import ENDS_OSAP
 from fuzz_grammar import Grammar, KeyModel, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
+from fuzz_recipes import RECIPES, Bench
 from fuzz_sides import Answer, Auth, Open, Plan, Side
 from fuzz_targets import QuickKeys
 
+from hwtpm.client.rsa import public_part
 from hwtpm.clock import FakeClock
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.engine.state import Permanent, encode_permanent
 from hwtpm.softtpm.migration.libtpms_state import export_permanent
 from hwtpm.tpm12.commands.eviction import FlushSpecific
-from hwtpm.tpm12.const import ResourceType, StartupType
+from hwtpm.tpm12.const import NvIndex, StartupType
 from hwtpm.tpm12.frame import build_request, error_response
 from hwtpm.tpm12.rc import NON_FATAL, Rc
 from hwtpm.tpm12.table import TABLE, Command
 
 __all__ = ["Report", "fuzz", "twins"]
 
+for _subject in ("daa", "delegation", "keys", "migration", "origin", "sessions"):
+    importlib.import_module(f"fuzz_recipes_{_subject}")
+
 EPISODE = 300  # commands between two fresh starts
+UNOWNED_EPISODE = 80  # as long as there is no owner
 MAX_OPEN = 10  # sessions: neither TPM runs out of them
+MAX_LOADED = 8  # keys
 MAX_FAILURES = 3  # wrong proofs: neither TPM locks out
 
 
@@ -88,20 +97,35 @@ class Twins:
     """The two TPMs from one state, and the keys that both can load."""
 
     def __init__(self, seed: int, permanent: Permanent, keys: list[KeyModel]) -> None:
+        assert permanent.ek is not None
+        assert permanent.srk is not None
         self.seed = seed
         self.keys = keys
-        self.libtpms = ForkedLibtpms(export_permanent(permanent))
-        self._ours = encode_permanent(permanent)
+        self.ek, self.srk = public_part(permanent.ek.key), public_part(permanent.srk.key)
+        self.libtpms = ForkedLibtpms()
+        unowned = replace(permanent, owner_auth=bytes(20), srk=None)
+        unowned = replace(unowned, flags=replace(unowned.flags, read_pubek=True))
+        starts = {"owned": permanent, "endorsed": unowned, "new": replace(unowned, ek=None)}
+        self._starts = {
+            start: (encode_permanent(state), export_permanent(state))
+            for start, state in starts.items()
+        }
 
     def fresh(self, episode: int) -> tuple[Side, Side]:
-        """Both as they were at the start, powered on; what is random follows from the episode."""
+        """Both at one start, powered on; what is random follows from the episode."""
         name = b"%d/%d" % (self.seed, episode)
+        ours, theirs = self._starts[start_of(episode)]
         storage = MemoryStorage()
-        storage.blobs = {StateName.PERMANENT: self._ours}
+        storage.blobs = {StateName.PERMANENT: ours}
         engine = Engine(storage, entropy=QuickKeys(name), clock=FakeClock())
         engine.power_on()
-        self.libtpms.fresh(name)
+        self.libtpms.fresh(name, theirs)
         return Side("ours", engine), Side("libtpms", self.libtpms)
+
+
+def start_of(episode: int) -> str:
+    """With an owner mostly; with an endorsement key only, or as it left the factory."""
+    return {3: "endorsed", 7: "new"}.get(episode % 10, "owned")
 
 
 class Episode:
@@ -112,26 +136,32 @@ class Episode:
         self.number = number
         self.report = report
         self.sides = twins.fresh(number)
+        self.twins = twins
+        self.owned = start_of(number) == "owned"
         self.grammar = Grammar(rng, twins.keys)
+        self.bench = Bench(self)
         self.over = False  # the two have parted for a known reason
+        self.nv_locked = False
         self.failures = 0  # wrong proofs since the owner forgave them
         self.log: list[str] = []
 
     def live(self, commands: int) -> None:
         """Run that many commands, or until the two part."""
         self._startup(StartupType.CLEAR)
-        stop = self.report.commands + commands
+        if self.rng.random() < 0.7:
+            self.run(self.grammar.nv_lock())
+        stop = self.report.commands + (commands if self.owned else min(commands, UNOWNED_EPISODE))
         while self.report.commands < stop and not self.over:
             if self.failures >= MAX_FAILURES:
                 self._forgive()
             elif self.rng.random() < 0.003:
-                self._power_cycle()
+                self.power_cycle()
             else:
                 self._command()
 
     # --- power -----------------------------------------------------------------------------------
 
-    def _power_cycle(self) -> None:
+    def power_cycle(self) -> None:
         kind = StartupType.CLEAR
         if self.rng.random() < 0.5:
             self.run(Plan(TABLE["TPM_SaveState"], {}))
@@ -140,14 +170,15 @@ class Episode:
             side.tpm.power_on()
             side.forget()
         self.grammar.forget()
+        self.bench.forget()
         self._startup(kind)
 
     def _startup(self, kind: StartupType) -> None:
         self.run(Plan(TABLE["TPM_Startup"], {"startup_type": int(kind)}))
         self.run(Plan(TABLE["TSC_PhysicalPresence"], {"physical_presence": 0x20}))
         self.run(Plan(TABLE["TSC_PhysicalPresence"], {"physical_presence": 0x08}))
-        for model in self.rng.sample(self.grammar.shelf, 4):
-            self._load(model)
+        for model in self.rng.sample(self.grammar.shelf, 4 if self.owned else 0):
+            self.load(model)
 
     def _forgive(self) -> None:
         """The owner resets the count of wrong proofs: the two defend themselves differently.
@@ -155,13 +186,16 @@ class Episode:
         Ours keeps the count over a power cycle, and they wait for different times.
         """
         self.failures = 0
+        if not self.owned:
+            self.over = True
+            return
         session = self.open(self.grammar.oiap())
         if session is None:
             self.over = True
             return
         auth = Auth(session, OWNER_AUTH, self.rng.randbytes(20), go_on=False)
         answers = self.run(Plan(TABLE["TPM_ResetLockValue"], {}, (auth,)))
-        self._drop_session(session)
+        self.drop_session(session)
         self.over = bool(answers[0].rc)
 
     # --- commands --------------------------------------------------------------------------------
@@ -169,9 +203,11 @@ class Episode:
     def _command(self) -> None:
         grammar, rng = self.grammar, self.rng
         row = grammar.next_row()
+        if not self.owned and rng.random() < 0.2:
+            row = TABLE[rng.choice(_BEGINNINGS)]
+        if row.name in RECIPES and rng.random() < 0.85:
+            return self.bench.follow(row.name)
         key = grammar.key_for(row)
-        if row.name == "TPM_LoadKey2":
-            return self._load(rng.choice(grammar.shelf))
         if row.name == "TPM_OIAP":
             self.open(grammar.oiap())
             return None
@@ -179,14 +215,14 @@ class Episode:
             self.open(grammar.osap(rng.choice(["owner", "srk", *grammar.loaded])))
             return None
         if row.name in _DROPS and rng.random() < 0.9:
-            return self._flush(row)
+            return self.flush(row)
         count = max(row.auths) if rng.random() < 0.9 else rng.choice(sorted(row.auths))
         wanted = grammar.wanted_sessions(row, key)
         wanted = (wanted + [(b"x" * 20, "")] * count)[:count] if count else []
         encrypts = (
             any("auth" in name for name in row.request.layout.codecs) if row.request else False
         )
-        sessions = [self._session(entity, osap=encrypts) for _, entity in wanted]
+        sessions = [self.session(entity, osap=encrypts) for _, entity in wanted]
         if None in sessions or len(set(sessions)) != len(sessions):
             return None
         names = [name for name in sessions if name is not None]
@@ -195,12 +231,12 @@ class Episode:
         )
         fields = grammar.fields(row, key, names, [auth.nonce_odd for auth in auths])
         locality = rng.choice((0, 0, 0, 0, 0, 0, 1, 2, 3, 4))
-        damage = self._damage() if rng.random() < 0.06 else None
+        damage = self.damage() if rng.random() < 0.06 else None
         tell = grammar.name("counter" if row.name == "TPM_CreateCounter" else row.name)
         self.run(Plan(row, fields, auths, locality, damage, tell, {"key": key}))
         return None
 
-    def _damage(self) -> Callable[[bytes], bytes]:
+    def damage(self) -> Callable[[bytes], bytes]:
         where, how, kind = self.rng.random(), 1 << self.rng.randrange(8), self.rng.random()
 
         def damage(frame: bytes) -> bytes:
@@ -215,24 +251,29 @@ class Episode:
 
         return damage
 
-    def _load(self, model: KeyModel) -> None:
+    def load(self, model: KeyModel) -> str | None:
+        """Load the key; its name, or None if both refused or have no room."""
         grammar = self.grammar
-        if len(grammar.loaded) > 8:
-            return self._flush(TABLE["TPM_FlushSpecific"], "key")
-        session = self._session("srk", osap=False)
+        if len(grammar.loaded) > MAX_LOADED:
+            self.flush(TABLE["TPM_FlushSpecific"], "key")
+            return None
+        parent = model.parent if model.parent in grammar.loaded else "srk"
+        session = self.session(parent, osap=False)
         if session is None:
             return None
-        auth = grammar.auth(session, b"\0" * 20)
-        fields = {"parent_handle": 0x40000000, "in_key": model.key}
-        name = grammar.name("key")
-        answers = self.run(Plan(TABLE["TPM_LoadKey2"], fields, (auth,), tell=name))
-        if answers[0].reply is not None:
-            grammar.loaded[name] = model
-            for side, answer in zip(self.sides, answers, strict=True):
-                side.handles[name] = answer.reply.inkey_handle  # type: ignore[union-attr]
-        return None
+        secret = SRK_AUTH if parent == "srk" else grammar.loaded[parent].auth
+        fields = {"parent_handle": self.bench.handle(parent), "in_key": model.key}
+        name, row = grammar.name("key"), TABLE[self.rng.choice(("TPM_LoadKey", "TPM_LoadKey2"))]
+        answers = self.run(Plan(row, fields, (grammar.auth(session, secret),), tell=name))
+        replies: list[Any] = [answer.reply for answer in answers]
+        if None in replies:
+            return None
+        grammar.loaded[name] = model
+        for side, reply in zip(self.sides, replies, strict=True):
+            side.handles[name] = reply.inkey_handle
+        return name
 
-    def _flush(self, row: Command, kind: str = "") -> None:
+    def flush(self, row: Command, kind: str = "") -> None:
         grammar = self.grammar
         kind = kind or _DROPS[row.name] or self.rng.choice(("key", "session"))
         names = list(grammar.loaded if kind == "key" else grammar.sessions)
@@ -250,11 +291,11 @@ class Episode:
         answers = self.run(Plan(row, fields))
         if answers[0].rc == 0:
             grammar.loaded.pop(name, None)
-            self._drop_session(name)
+            self.drop_session(name)
             self._drop_bound_to(name)
 
-    def _session(self, entity: str, *, osap: bool) -> str | None:
-        """An open session for that entity, mostly."""
+    def session(self, entity: str, *, osap: bool) -> str | None:
+        """An open session for that entity, mostly; perhaps by a delegation of it."""
         grammar, rng = self.grammar, self.rng
         bindable = entity in ("owner", "srk") or entity in grammar.loaded
         osap = bindable and (osap or rng.random() < 0.4)
@@ -263,9 +304,11 @@ class Episode:
         if open_ones and rng.random() < 0.6:
             return rng.choice(open_ones)
         while len(grammar.sessions) >= MAX_OPEN:
-            self._flush(TABLE["TPM_FlushSpecific"], "session")
+            self.flush(TABLE["TPM_FlushSpecific"], "session")
             if self.over:
                 return None
+        if osap and rng.random() < 0.1 and (plan := self.bench.dsap(entity)) is not None:
+            return self.open(plan)
         return self.open(grammar.osap(entity) if osap else grammar.oiap())
 
     def open(self, plan: Plan) -> str | None:
@@ -278,7 +321,8 @@ class Episode:
             reply: Any = answer.reply
             shared = None
             if "secret" in plan.note:
-                shared = self.grammar.shared_secret(plan, reply.nonce_even_osap)
+                even = "nonce_even_osap" if plan.row.name == "TPM_OSAP" else "nonce_even_dsap"
+                shared = self.grammar.shared_secret(plan, getattr(reply, even))
             side.sessions[plan.tell] = Open(reply.auth_handle, reply.nonce_even, shared)
         return plan.tell
 
@@ -292,15 +336,21 @@ class Episode:
         """
         report, name = self.report, plan.row.name
         report.commands += 1
+        plan = self.bench.wrapped(plan)
+        if self.bench.own_ek:
+            plan = replace(plan, note={**plan.note, "own_ek": True})
+        plan.note["nv locked"] = self.nv_locked
         ours, theirs = (self._issue(side, plan) for side in self.sides)
         self.log.append(f"{name} {ours.rc:#x} {theirs.rc:#x}")
         report.answered[name, ours.rc] += 1
-        if ours.rc != theirs.rc:
+        if ours.rc != theirs.rc or ours.outer != theirs.outer:
             self._judge(plan, ours.rc, theirs.rc)
         elif (field_name := self._differs(plan, ours, theirs)) is not None:
             self._note(f"{name}.{field_name}", _told(plan, ours, theirs, field_name))
         if ours.rc == 0:
             report.succeeded[name] += 1
+        if plan.through is not None and not ours.outer:
+            report.succeeded["TPM_ExecuteTransport"] += 1
         self._follow(plan, (ours, theirs))
         return ours, theirs
 
@@ -313,6 +363,7 @@ class Episode:
         why = explanation(plan, ours, theirs)
         if why is None:
             kind = f"{plan.row.name} {ours:#x}, libtpms {theirs:#x}"
+            kind += "" if plan.through is None else " in a transport session"
             self._note(kind, _told(plan))
         else:
             self.report.explained[why] += 1
@@ -343,18 +394,22 @@ class Episode:
         """Where two answers with the same return code differ."""
         name = plan.row.name
         if ours.rc:
-            if ours.raw != error_response(ours.rc):
+            if ours.raw != error_response(ours.rc) and plan.through is None:
                 return "error response"
             # Its answers to what is no command of its own repeat the request's tag, plus 3.
             same = ours.raw == theirs.raw or (
                 ours.rc == Rc.BAD_ORDINAL and ours.raw[2:] == theirs.raw[2:]
             )
             return None if same else "error response"
-        if name in VENDOR_TEXT:
-            return None
-        if len(ours.raw) != len(theirs.raw) or ours.raw[:2] != theirs.raw[:2]:
+        free = name in VENDOR_TEXT
+        if ours.raw[:2] != theirs.raw[:2] or not (free or len(ours.raw) == len(theirs.raw)):
             return "tag or size"
         if ours.reply is None or theirs.reply is None:
+            return None
+        sessions = 0 if name in ENDS_OSAP else len(plan.auths)
+        if ours.continued(sessions) != theirs.continued(sessions):
+            return "continueAuthSession"
+        if free:
             return None
         for field_name in ours.reply.layout.codecs:
             if (name, field_name) in OPAQUE:
@@ -371,15 +426,21 @@ class Episode:
         rc = answers[0].rc or answers[1].rc
         if {answers[0].rc, answers[1].rc} & {Rc.AUTHFAIL, Rc.AUTH2FAIL}:
             self.failures += 1
+        through = plan.through
+        if through is not None and (answers[0].outer or not through.auth.go_on):
+            self.bench.transports.pop(through.auth.session, None)
+            self.drop_session(through.auth.session)
+        if answers[0].outer:
+            return
         for auth in plan.auths:
             if (
                 plan.damage is not None
                 or (rc and not rc & NON_FATAL)
                 or auth.session not in self.sides[0].sessions
             ):
-                self._drop_session(auth.session)
+                self.drop_session(auth.session)
         if rc in (Rc.RESOURCES, Rc.NOSPACE) and plan.row.name in _TAKES_ROOM:
-            self._power_cycle()
+            self.power_cycle()
         elif rc == 0 and plan.damage is None:
             self._keep(plan, answers)
         elif rc == 0 and plan.row.name in _DROPS:
@@ -387,27 +448,36 @@ class Episode:
 
     def _keep(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         grammar, name = self.grammar, plan.row.name
+        if name in ENDS_OSAP:
+            for session in [name for name, bound in grammar.sessions.items() if bound]:
+                self.drop_session(session)
+        if name == "TPM_NV_DefineSpace" and not plan.auths:
+            self.nv_locked |= plan.fields["pub_info"].nv_index == NvIndex.LOCK
         if name in _ENDS_ALL:
             self.over = True
         elif (kept := _MAKES.get(name)) is not None:
             names: list[str] = getattr(grammar, kept[0])
             names.append(plan.tell)
             del names[:-_KEPT]
+            # Blobs of either TPM are for both: they have the same SRK and the same tpmProof.
+            blob = getattr(self.rng.choice(answers).reply, kept[1])
             for side, answer in zip(self.sides, answers, strict=True):
-                where = side.handles if kept[0] == "counters" else side.blobs
-                where[plan.tell] = getattr(answer.reply, kept[1])
+                if kept[0] == "counters":
+                    side.handles[plan.tell] = getattr(answer.reply, kept[1])
+                else:
+                    side.blobs[plan.tell] = blob
 
-    def _drop_session(self, name: str) -> None:
+    def drop_session(self, name: str) -> None:
         """Neither has it any more: a side that kept it would run out of sessions alone."""
         self.grammar.sessions.pop(name, None)
         for side in self.sides:
             if (opened := side.sessions.pop(name, None)) is not None:
-                flush = FlushSpecific(opened.handle, ResourceType.AUTH)
+                flush = FlushSpecific(opened.handle, opened.kind)
                 side.tpm.execute(build_request(flush.command.ordinal, flush.encode()))
 
     def _drop_bound_to(self, entity: str) -> None:
         for name in [name for name, bound in self.grammar.sessions.items() if bound == entity]:
-            self._drop_session(name)
+            self.drop_session(name)
 
 
 def _told(plan: Plan, *answers: Answer | str) -> str:
@@ -428,7 +498,16 @@ _KEPT = 12
 _TAKES_ROOM = frozenset({"TPM_OIAP", "TPM_OSAP", "TPM_DSAP", "TPM_LoadKey2", "TPM_LoadContext"})
 _DROPS = {"TPM_Terminate_Handle": "session", "TPM_EvictKey": "key", "TPM_FlushSpecific": ""}
 """What a command ends; the last one can end either."""
-_ENDS_ALL = frozenset({"TPM_OwnerClear", "TPM_ForceClear", "TPM_RevokeTrust", "TPM_Reset"})
+_ENDS_ALL = frozenset(
+    {"TPM_OwnerClear", "TPM_ForceClear", "TPM_RevokeTrust", "TPM_Reset", "TPM_TakeOwnership"}
+)
+_BEGINNINGS = (
+    "TPM_CreateRevocableEK",
+    "TPM_TakeOwnership",
+    "TPM_ForceClear",
+    "TPM_ReadPubek",
+    "TPM_SetOwnerInstall",
+)
 _MAKES = {
     "TPM_Seal": ("sealed", "sealed_data"),
     "TPM_Sealx": ("sealed", "sealed_data"),
@@ -460,7 +539,7 @@ def twins(seed: int) -> Iterator[Twins]:
     entropy = QuickKeys(b"twins %d" % seed)
     roots = [root_key(entropy.rsa_key(2048)) for _ in range(2)]
     engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)), entropy=entropy)
-    keys = prefabricate(Rig(engine).create_key, random.Random(seed))
+    keys = prefabricate(Rig(engine), random.Random(seed))
     made = Twins(seed, engine.permanent, keys)
     try:
         yield made

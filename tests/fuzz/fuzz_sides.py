@@ -12,12 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hwtpm.tpm12.auth import adip_xor, request_digest, response_digest, session_hmac
-from hwtpm.tpm12.const import Tag
+from hwtpm.tpm12.commands.transport import ExecuteTransport, ExecuteTransportReply
+from hwtpm.tpm12.const import ResourceType, Tag
 from hwtpm.tpm12.frame import AUTH_RESPONSE_SIZE, HEADER_SIZE
 from hwtpm.tpm12.table import Command
+from hwtpm.tpm12.types.transport import TransportPublic
+from hwtpm.tpm12.wrapped import (
+    Way,
+    crypt,
+    outer_request_digest,
+    outer_response_digest,
+    request_data,
+    response_data,
+)
 from hwtpm.wire import Struct, WireError
 
-__all__ = ["Answer", "Auth", "Open", "Plan", "Side", "rc_of"]
+__all__ = ["Answer", "Auth", "Open", "Plan", "Side", "Through", "rc_of"]
 
 
 def rc_of(response: bytes) -> int:
@@ -31,6 +41,7 @@ class Open:
     handle: int
     nonce_even: bytes
     shared: bytes | None = None
+    kind: int = ResourceType.AUTH
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,18 @@ class Auth:
     nonce_odd: bytes
     go_on: bool = True
     spoil: bool = False  # send a wrong HMAC
+    honest: bool = True  # it is the secret that the entity has
 
 
 Value = Any  # a field's value, or a function of the side that makes it
+
+
+@dataclass(frozen=True)
+class Through:
+    """The transport session that a command travels in."""
+
+    auth: Auth
+    public: TransportPublic
 
 
 @dataclass(frozen=True)
@@ -58,14 +78,24 @@ class Plan:
     damage: Callable[[bytes], bytes] | None = None  # to the finished frame
     tell: str = ""  # name for what the command makes
     note: dict[str, Any] = field(default_factory=dict)
+    through: Through | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one side said: its frame, and the reply's structure if there is one."""
+    """What one side said: its frame, and the reply's structure if there is one.
+
+    `outer`: TPM_ExecuteTransport was refused, not the command in it.
+    """
 
     raw: bytes
     reply: Struct | None
+    outer: bool = False
+
+    def continued(self, sessions: int) -> list[int]:
+        """continueAuthSession of each session in a response that has them all."""
+        ends = (len(self.raw) - number * AUTH_RESPONSE_SIZE for number in range(sessions))
+        return [self.raw[end - 21] for end in ends]
 
     @property
     def rc(self) -> int:
@@ -113,12 +143,49 @@ class Side:
         size = HEADER_SIZE + len(body) + len(tails)
         header = struct.pack(">HII", Tag.RQU_COMMAND + len(plan.auths), size, row.ordinal)
         frame = header + body + tails
+        if plan.through is not None:
+            return self._transported(plan, plan.through, frame)
         if plan.damage is not None:
             frame = plan.damage(frame)
         raw = self.tpm.execute(frame, plan.locality)
         if rc_of(raw) or plan.damage is not None:
             return Answer(raw, None)
         return Answer(raw, self._read(plan, raw))
+
+    def _transported(self, plan: Plan, through: Through, frame: bytes) -> Answer:
+        """The answer to a command in a transport session (Part 3 section 24.2)."""
+        row, auth, execute = plan.row, through.auth, ExecuteTransport.command
+        opened = self.sessions[auth.session]
+
+        def crypted(way: Way, even: bytes, data: bytes, span: tuple[int, int]) -> bytes:
+            start, end = span
+            middle = data[start:end]
+            middle = crypt(through.public, auth.secret, even, auth.nonce_odd, way, middle)
+            return data[:start] + middle + data[end:]
+
+        start, end = request_data(row, frame)
+        inner = request_digest(row.ordinal, frame[start:end])
+        digest = outer_request_digest(execute.ordinal, len(frame), inner)
+        wrapped = crypted(b"in", opened.nonce_even, frame, (start, end))
+        body = ExecuteTransport(wrapped).encode() + self._tail(auth, digest)
+        size = HEADER_SIZE + len(body)
+        header = struct.pack(">HII", Tag.RQU_AUTH1, size, execute.ordinal)
+        raw = self.tpm.execute(header + body, plan.locality)
+        if rc_of(raw):
+            return Answer(raw, None, outer=True)
+        reply = ExecuteTransportReply.decode(raw[HEADER_SIZE:-AUTH_RESPONSE_SIZE])
+        nonce, go_on, mac = raw[-41:-21], raw[-21], raw[-20:]
+        span = response_data(row, reply.wrapped_rsp)
+        answer = crypted(b"out", nonce, reply.wrapped_rsp, span)
+        inner = response_digest(rc_of(answer), row.ordinal, answer[span[0] : span[1]])
+        digest = outer_response_digest(
+            execute.ordinal, reply.current_ticks, reply.locality, len(answer), inner
+        )
+        expected = session_hmac(auth.secret, digest, nonce, auth.nonce_odd, go_on)
+        assert hmac.compare_digest(mac, expected), f"{self.name}: {row.name}: outer resAuth"
+        assert reply.locality == plan.locality, f"{self.name}: {row.name}: locality"
+        opened.nonce_even = nonce
+        return Answer(answer, None if rc_of(answer) else self._read(plan, answer))
 
     def _tail(self, auth: Auth, digest: bytes) -> bytes:
         opened = self.sessions[auth.session]
