@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from hwtpm.errors import (
     BusError,
     Cancelled,
-    DeviceNotFound,
     HwtpmError,
     ProtocolError,
     Timeout,
-    Unsupported,
     UsageError,
+)
+from hwtpm.tis.evidence import (
+    ABSENT,
+    HEADER_SIZE,
+    SIZE_FIELD_END,
+    ChipInfo,
+    absent,
+    answered,
+    check_command,
+    identify,
+    went_ready,
 )
 from hwtpm.tis.flow import Flow, now, read, wait, write
 from hwtpm.tis.registers import (
@@ -33,10 +41,6 @@ from hwtpm.tis.registers import (
     RID,
     STS,
     Access,
-    DidVid,
-    Interface,
-    InterfaceId,
-    IntfCapability,
     Register,
     Sts,
     address_of,
@@ -49,54 +53,12 @@ _FIRST_POLL_S: Final = 0.0001
 _SLOWEST_POLL_S: Final = 0.005
 _FIRST_NUDGE_S: Final = 0.010
 _RESPONSE_TRIES: Final = 3
-_HEADER_SIZE: Final = 10
-_SIZE_FIELD_END: Final = 6
-_ALL_ONES: Final = 0xFFFFFFFF
-_TRANSFER_SIZES: Final = (0, 8, 32, 64)
-_CRB: Final = 1
-_PTP_FIFO: Final = 0
-_EARLY_DESELECT: Final = 0x01000000
+
+T = TypeVar("T")
 
 
 class _DamagedResponse(ProtocolError):
     """What came out of the FIFO is no whole response; the chip still has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChipInfo:
-    """What the chip's registers say about it."""
-
-    did_vid: int
-    rid: int
-    capability: int
-    interface_id: int
-
-    @property
-    def vendor(self) -> int:
-        """PCI vendor id."""
-        return DidVid.VENDOR.of(self.did_vid)
-
-    @property
-    def device(self) -> int:
-        """The vendor's device id; does not tell TPM 1.2 from 2.0."""
-        return DidVid.DEVICE.of(self.did_vid)
-
-    @property
-    def tpm20(self) -> bool:
-        """Whether the interface is that of a TPM 2.0."""
-        if InterfaceId.TYPE.of(self.interface_id) == _PTP_FIFO:
-            return True
-        return IntfCapability.VERSION.of(self.capability) == Interface.TIS_1_3_TPM2
-
-    @property
-    def transfer_size(self) -> int:
-        """Largest FIFO access in bytes; 0 where the interface is too old to say."""
-        return _TRANSFER_SIZES[IntfCapability.TRANSFER_SIZE.of(self.capability)]
-
-    @property
-    def burst_static(self) -> bool:
-        """Whether the burst count never changes."""
-        return bool(self.capability & IntfCapability.BURST_STATIC)
 
 
 def _never() -> bool:
@@ -108,6 +70,10 @@ class TisHost:
 
     `max_transfer` is the largest FIFO access in bytes the bus can make, `max_response` the largest
     response that is believed, `device` names the chip in errors.
+
+    What a particular chip needs: `resends` times a command is sent anew whose status does not
+    become valid, `poll_s` pass at least between two polls, `status_before_chunk` reads STS before
+    each piece of a response, `canceled` tells from STS that a cancelled command will not answer.
     """
 
     def __init__(
@@ -117,14 +83,22 @@ class TisHost:
         max_transfer: int = 64,
         max_response: int = 4096,
         device: str = "TPM",
+        resends: int = 0,
+        poll_s: float = 0.0,
+        status_before_chunk: bool = False,
+        canceled: Callable[[int], bool] = went_ready,
     ) -> None:
-        if max_transfer < 1 or max_response < _HEADER_SIZE:
+        if max_transfer < 1 or max_response < HEADER_SIZE:
             raise UsageError(f"transfers of {max_transfer} bytes, responses of {max_response}")
         self.timeouts = timeouts or Timeouts()
         self.max_transfer = max_transfer
         self.max_response = max_response
         self.device = device
         self.tpm20 = False
+        self.resends = resends
+        self.poll_s = poll_s
+        self.status_before_chunk = status_before_chunk
+        self.canceled = canceled
         self._locality: int | None = None
         self._credit = 0
 
@@ -154,33 +128,28 @@ class TisHost:
             Unsupported: the chip's interface is switched to CRB.
         """
         did_vid = yield from self._get(DID_VID, 0)
-        vendor = DidVid.VENDOR.of(did_vid)
-        if vendor in (0, 0xFFFF):
+        if absent(did_vid):
+            # The other registers would only say the same.
             access = yield from self._get(ACCESS, 0)
-            raise DeviceNotFound(
-                f"{self.device}: no TPM answers: DID_VID {did_vid:#010x}, ACCESS {access:#04x}",
-                hint=_absence_hint(did_vid),
+            info = ChipInfo(did_vid, 0, 0, 0)
+        else:
+            access = yield from self._await_access(
+                0, Access.VALID, self.timeouts.a_s, "valid registers"
             )
-        yield from self._await_access(0, Access.VALID, self.timeouts.a_s, "valid registers")
-        info = ChipInfo(
-            did_vid=did_vid,
-            rid=(yield from self._get(RID, 0)),
-            capability=(yield from self._get(INTF_CAPABILITY, 0)),
-            interface_id=(yield from self._get(INTERFACE_ID, 0)),
-        )
-        if info.capability == _ALL_ONES:
-            raise BusError(
-                f"{self.device}: INTF_CAPABILITY reads all ones, DID_VID {did_vid:#010x}"
+            info = ChipInfo(
+                did_vid=did_vid,
+                rid=(yield from self._get(RID, 0)),
+                capability=(yield from self._get(INTF_CAPABILITY, 0)),
+                interface_id=(yield from self._get(INTERFACE_ID, 0)),
             )
-        if InterfaceId.TYPE.of(info.interface_id) == _CRB:
-            raise Unsupported(
-                f"{self.device}: the chip's interface is CRB (INTERFACE_ID "
-                f"{info.interface_id:#010x}), this driver speaks FIFO",
-                hint="select the FIFO interface in the firmware's setup",
-            )
+        identify(self.device, info, access)
+        self.adopt_chip(info)
+        return info
+
+    def adopt_chip(self, info: ChipInfo) -> None:
+        """Know what `probe` would find out, because somebody else did."""
         self.tpm20 = info.tpm20
         self.max_transfer = min(self.max_transfer, info.transfer_size or self.max_transfer)
-        return info
 
     # -- localities
 
@@ -205,6 +174,10 @@ class TisHost:
             except Timeout:
                 yield from self._put(ACCESS, number, Access.ACTIVE)
                 raise
+        self._locality = number
+
+    def adopt_locality(self, number: int | None) -> None:
+        """Know that we own locality `number`, because somebody else asked for it and got it."""
         self._locality = number
 
     def seize(self, number: int) -> Flow[None]:
@@ -253,31 +226,69 @@ class TisHost:
             ProtocolError: it broke the protocol, or a higher locality took the TPM.
             BusError: the registers read all ones.
         """
-        if len(command) < _HEADER_SIZE or len(command) != int.from_bytes(
-            command[2:_SIZE_FIELD_END], "big"
-        ):
-            raise UsageError(f"no TPM command: {len(command)} bytes starting {command[:10].hex()}")
+        check_command(command)
         self._owned()
-        try:
-            yield from self._become_ready()
-            by_s = (yield from now()) + self.timeouts.transfer_s
-            yield from self._send(command, by_s)
-            yield from self._put(STS, self._owned(), Sts.GO)
-            yield from self._await_response(duration_s, cancelled)
-            by_s = (yield from now()) + self.timeouts.transfer_s
-            response = yield from self._receive(by_s)
-        except GeneratorExit:
-            raise
-        except BaseException:
-            # An interrupt of the caller leaves the chip in order, too.
-            if self._locality is not None:
-                with suppress(HwtpmError):
-                    yield from self._become_ready(force=True)
-            raise
+        yield from self._in_order(self._submit(command))
+        return (yield from self.collect(duration_s, cancelled))
+
+    def collect(
+        self,
+        duration_s: float,
+        cancelled: Callable[[], bool] = _never,
+        *,
+        go: bool = False,
+        again: bool = False,
+    ) -> Flow[bytes]:
+        """The response to a command that the chip has; the second half of `transmit`.
+
+        `go` writes tpmGo first: a chip that executes already ignores it. `again` writes
+        responseRetry first: what has been read of the response comes once more.
+
+        Raises:
+            Cancelled, Timeout, ProtocolError, BusError: as `transmit`.
+        """
+        response = yield from self._in_order(self._fetch(duration_s, cancelled, go, again))
         with suppress(HwtpmError):
             # The response is complete; a link that fails now fails the next command.
             yield from self._put(STS, self._owned(), Sts.COMMAND_READY)
         return response
+
+    def _in_order(self, flow: Flow[T]) -> Flow[T]:
+        """After an error, an interrupt of the caller among them, the command is aborted."""
+        try:
+            return (yield from flow)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if self._locality is not None:
+                with suppress(HwtpmError):
+                    yield from self._become_ready(force=True)
+            raise
+
+    def _submit(self, command: bytes) -> Flow[None]:
+        by_s = (yield from now()) + self.timeouts.transfer_s
+        for left in range(self.resends, -1, -1):
+            try:
+                yield from self._become_ready()
+                yield from self._send(command, by_s)
+                break
+            except Timeout:
+                # Without tpmGo nothing is executed: the command can be sent once more.
+                if not left or (yield from now()) >= by_s:
+                    raise
+                yield from self._put(STS, self._owned(), Sts.COMMAND_READY)
+        yield from self._put(STS, self._owned(), Sts.GO)
+
+    def _fetch(
+        self, duration_s: float, cancelled: Callable[[], bool], go: bool, again: bool
+    ) -> Flow[bytes]:
+        if go:
+            yield from self._put(STS, self._owned(), Sts.GO)
+        if again:
+            yield from self._put(STS, self._owned(), Sts.RETRY)
+        yield from self._await_response(duration_s, cancelled)
+        by_s = (yield from now()) + self.timeouts.transfer_s
+        return (yield from self._receive(by_s))
 
     def abort(self) -> Flow[None]:
         """Drop whatever command is in the chip and make it ready; timeout B.
@@ -340,21 +351,21 @@ class TisHost:
         def over(sts: int) -> bool:
             nonlocal asked
             asked = asked or cancelled()
-            return _answered(sts) or _went_ready(sts) or asked
+            return answered(sts) or went_ready(sts) or asked
 
         deadline_s = (yield from now()) + max(duration_s, 0.0)
         sts = yield from self._await_sts(over, deadline_s, "response")
-        if asked and not _answered(sts) and not _went_ready(sts):
+        if asked and not answered(sts) and not went_ready(sts):
             if not self.tpm20:
                 raise Cancelled(f"{self.device}: command cancelled")
             cancel = Sts.CANCEL.to_bytes(STS.size, "little")
             yield from write(address_of(STS, self._owned()), cancel)
             sts = yield from self._await_sts(
-                lambda sts: _answered(sts) or _went_ready(sts),
+                lambda sts: answered(sts) or went_ready(sts) or self.canceled(sts),
                 (yield from now()) + self.timeouts.b_s,
                 "response to a cancelled command",
             )
-        if not _answered(sts):
+        if not answered(sts):
             raise ProtocolError(
                 f"{self.device}: the command was aborted in the chip (STS {sts:#010x})"
             )
@@ -371,16 +382,16 @@ class TisHost:
                     ) from error
             yield from self._put(STS, self._owned(), Sts.RETRY)
             yield from self._await_sts(
-                _answered,
+                answered,
                 (yield from self._soon(self.timeouts.c_s, by_s)),
                 "response after responseRetry",
             )
         raise AssertionError("unreachable")
 
     def _receive_once(self, by_s: float) -> Flow[bytes]:
-        head = yield from self._pull(_SIZE_FIELD_END, 0, by_s)
+        head = yield from self._pull(SIZE_FIELD_END, 0, by_s)
         size = int.from_bytes(head[2:], "big")
-        if not _HEADER_SIZE <= size <= self.max_response:
+        if not HEADER_SIZE <= size <= self.max_response:
             raise _DamagedResponse(f"{self.device}: response starts {head.hex(' ')}")
         body = yield from self._pull(size - len(head) - 1, len(head), by_s)
         # As with Expect: only that data remains before the last byte and none after it proves that
@@ -410,7 +421,7 @@ class TisHost:
                     )
             size = min(self._credit, self.max_transfer, count - len(data))
             data += yield from read(address, size)
-            self._credit -= size
+            self._credit = 0 if self.status_before_chunk else self._credit - size
         return data
 
     # -- registers
@@ -443,7 +454,7 @@ class TisHost:
         """
         locality = self._owned()
         sts = yield from self._get(STS, locality)
-        if sts == _ALL_ONES:
+        if sts == ABSENT:
             access = yield from self._access(locality)
             if access & Access.VALID and not access & Access.ACTIVE:
                 self._locality = None
@@ -525,27 +536,9 @@ class TisHost:
                 )
             if delay_s:
                 yield from wait(min(delay_s, deadline_s - time_s))
-            delay_s = min(max(2 * delay_s, _FIRST_POLL_S), _SLOWEST_POLL_S)
-
-
-def _answered(sts: int) -> bool:
-    both = Sts.VALID | Sts.DATA_AVAIL
-    return sts & both == both
-
-
-def _went_ready(sts: int) -> bool:
-    seen = Sts.VALID | Sts.COMMAND_READY | Sts.DATA_AVAIL | Sts.EXPECT
-    return sts & seen == Sts.COMMAND_READY
+            delay_s = max(min(max(2 * delay_s, _FIRST_POLL_S), _SLOWEST_POLL_S), self.poll_s)
 
 
 def _check_locality(number: int) -> None:
     if not 0 <= number < LOCALITIES:
         raise UsageError(f"locality {number}: there are 0 to {LOCALITIES - 1}")
-
-
-def _absence_hint(did_vid: int) -> str:
-    if did_vid == _ALL_ONES:
-        return "the data line floats: check wiring, chip select, power and that reset is released"
-    if did_vid == _EARLY_DESELECT:
-        return "chip select drops after the header: the bus must hold it over the whole access"
-    return "the data line is stuck low or the chip is still in reset: check wiring and reset"
