@@ -1,11 +1,12 @@
-"""Writes docs/reference/*.md from the tables that the code runs on; `make docs` runs it.
+"""Writes docs/reference/*.md from the tables that code and tests run on; `make docs` runs it.
 
 tests/unit/test_docs.py fails when a table has changed and this has not been run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hwtpm.tis.registers import REGISTERS
@@ -14,6 +15,17 @@ from hwtpm.tpm12.rc import Rc, describe
 from hwtpm.tpm12.table import Command, Rule
 from hwtpm.wire import Handle, Struct
 
+# Where the tests declare what our engine and libtpms answer differently.
+TESTS = Path(__file__).parents[1] / "tests"
+for _place in (TESTS, TESTS / "conformance", TESTS / "fuzz"):
+    if str(_place) not in sys.path:
+        sys.path.append(str(_place))
+
+from differences import DIFFERENCES, FORMS, LACKING  # noqa: E402 - found through the path above
+from fuzz_differences import KNOWN  # noqa: E402
+
+MANY = 4
+"""Return codes that a cell still names."""
 HEAD = "<!-- Written by docs/build.py; do not edit. -->\n"
 
 
@@ -23,6 +35,7 @@ def references() -> dict[str, str]:
         "tpm12-commands.md": "\n".join(_commands()),
         "tpm12-return-codes.md": "\n".join(_return_codes()),
         "tis-registers.md": "\n".join(_registers()),
+        "libtpms-differences.md": "\n".join(_differences()),
     }
 
 
@@ -94,6 +107,47 @@ def _registers() -> Iterator[str]:
             fields,
         )
     yield ""
+
+
+def _differences() -> Iterator[str]:
+    yield f"{HEAD}\n# Where our engine and libtpms answer differently\n"
+    yield "libtpms 0.9.2, in process and as swtpm 0.7.1. Sections are those of Part 3, revision"
+    yield "116, unless another part is named. Tests ask for each row of the first table: one that"
+    yield "is no longer true fails. The fuzzer stops at whatever is in none of the three.\n"
+    yield "## Commands that libtpms is built without\n"
+    yield ", ".join(sorted(LACKING)) + ".\n"
+    yield "## Found by the conformance suite\n"
+    yield "[Return codes](tpm12-return-codes.md), unless the first column says otherwise. A dash:"
+    yield "what the specification says.\n"
+    yield _row("asked", "ours", "libtpms", "why")
+    yield _row(*["---"] * 4)
+    for name, difference in DIFFERENCES.items():
+        codes = (difference.answers.get(side) for side in ("engine", "libtpms"))
+        shown = ("-" if code is None else f"{code:#04x}" for code in codes)
+        yield _row(name, *shown, _cell(difference.why))
+    yield "\n## Damaged commands\n"
+    yield "A command that is wrong in several ways gets the code of what is looked at first."
+    yield "\\* is any command.\n"
+    yield _row("command", "ours", "libtpms", "why")
+    yield _row(*["---"] * 4)
+    for (name, ours, theirs), why in FORMS.items():
+        yield _row(_cell(name), _codes([ours]), _codes([theirs]), _cell(why))
+    yield "\n## Found by the differential fuzzer\n"
+    yield _row("commands", "ours", "libtpms", "why")
+    yield _row(*["---"] * 4)
+    for known in KNOWN:
+        commands = _cell(", ".join(known.commands.split()))
+        yield _row(commands, _codes(known.ours), _codes(known.theirs), _cell(known.why))
+    yield ""
+
+
+def _codes(codes: Iterable[int]) -> str:
+    names = ["success" if not code else describe(code)[0] for code in sorted(codes)]
+    return ", ".join(names) if len(names) <= MANY else "several"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
 
 
 def main() -> None:
