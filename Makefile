@@ -4,7 +4,7 @@ CHIP ?= sim:
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint docs bench fuzz coverage clean setup
+.PHONY: demo test lint docs bench crash fuzz coverage clean setup
 
 setup: $(READY)
 
@@ -43,6 +43,10 @@ coverage: setup
 	    --ignore=tests/conformance/test_conf_count.py \
 	    tests/unit tests/prop tests/conformance tests/interop/test_engine_*.py
 	@$(BIN)/coverage report
+
+# kill -9 and failing disks at every write of every command; `make test` takes a sample.
+crash: setup
+	@CRASH_PLACES=0 CRASH_DEADLINE_S=3600 $(BIN)/pytest tests/crash
 
 bench: setup
 	@$(BIN)/python -m benchmarks

@@ -8,7 +8,7 @@ from typing import Final
 from hwtpm.clock import FakeClock
 from hwtpm.softtpm.base import SoftwareTpm, StateName, Storage
 from hwtpm.softtpm.engine import Engine
-from hwtpm.softtpm.engine.entropy import RepeatableEntropy
+from hwtpm.softtpm.engine.entropy import Entropy, RepeatableEntropy
 from hwtpm.softtpm.engine.state import Permanent, encode_permanent, fresh_permanent
 from hwtpm.tpm12.table import TABLE
 
@@ -116,9 +116,9 @@ def take(engine: Engine, step: Step) -> bytes:
     return b""
 
 
-def factory_new(storage: Storage, seed: bytes = b"a life") -> Engine:
+def factory_new(storage: Storage, entropy: Entropy | None = None) -> Engine:
     """A TPM with the maintenance feature, not yet powered on; its entropy and clock repeat."""
-    entropy = RepeatableEntropy(seed)
+    entropy = entropy or RepeatableEntropy(b"a life")
     state = fresh_permanent(entropy.random, maintenance=True)
     storage.store(StateName.PERMANENT, encode_permanent(state))
     return Engine(storage, entropy=entropy, clock=FakeClock())

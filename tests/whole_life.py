@@ -132,7 +132,7 @@ from hwtpm.tpm12.commands.ownership import (
 )
 from hwtpm.tpm12.commands.sessions import DSAP, SetOwnerPointer
 from hwtpm.tpm12.commands.startup import SaveState, Startup
-from hwtpm.tpm12.commands.storage import GetPubKey, UnBind
+from hwtpm.tpm12.commands.storage import GetPubKey, LoadKey2, UnBind
 from hwtpm.tpm12.commands.testing import ContinueSelfTest, GetTestResult, SelfTestFull
 from hwtpm.tpm12.commands.ticks import GetTicks, TickStampBlob
 from hwtpm.tpm12.const import (
@@ -537,6 +537,18 @@ class _Life:
         run(SaveState())
         run(SaveState())  # over the first one
         run(Extend(4, NONCE))  # what was saved is outdated
+        with rig.client.oiap(Secret(SRK_AUTH)) as session:
+            run(SaveState())
+            load = LoadKey2(SRK, signer.key)
+            extra = rig.client.execute(load, session).inkey_handle  # by this as well
+            run(SaveState())
+            keys.flush(rig.client, extra)
+            run(SaveState())
+            rig.client.execute(GetPubKey(SRK), session)
+            run(SaveState())
+            rig.client.oiap(Secret(SRK_AUTH)).flush()
+        run(SaveState())
+        transport.establish_clear(rig.client).close()
         run(SaveState())
         self.restart(StartupType.STATE)
         assert run(PcrRead(3)).out_digest == value

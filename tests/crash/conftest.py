@@ -12,7 +12,7 @@ import pytest
 from crash_rounds import Run
 
 _HERE = Path(__file__).parent
-_DEADLINE_S = 100
+_DEADLINE_S = int(os.environ.get("CRASH_DEADLINE_S", "100"))
 
 
 @pytest.fixture(scope="session")

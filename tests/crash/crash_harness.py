@@ -1,6 +1,6 @@
 """The process that is started with preload.c: runs one scenario and prints what came out.
 
-Usage: crash_harness.py kill|fail SCENARIO|stack SEED COUNT DIRECTORY
+Usage: crash_harness.py kill|fail SCENARIO|stack|commands SEED COUNT DIRECTORY
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
+from crash_commands import fail_commands, kill_commands
 from crash_rounds import State, fail_writes, kill_lives
 from crash_scenarios import SCENARIOS
 from crash_stack import kill_stack
@@ -24,6 +25,8 @@ def main() -> None:
 
 
 def run(what: str, scenario: str, seed: int, count: int, directory: Path) -> State:
+    if scenario == "commands":
+        return (kill_commands if what == "kill" else fail_commands)(directory, seed, count)
     if what == "fail":
         return fail_writes(SCENARIOS[scenario], directory, seed, count)
     if scenario == "stack":

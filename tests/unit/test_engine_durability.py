@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from engine_rig import OWNER_AUTH, Identity, Rig, owned_engine
+from engine_rig import OWNER_AUTH, SRK, SRK_AUTH, Identity, Rig, owned_engine, template
 from recorded_life import DURABLE, Do, Recorder, Step, changed_fields, factory_new, take
 from whole_life import NEVER_SUCCEED, live
 
 from hwtpm.client import transport
 from hwtpm.client.session import Tpm
 from hwtpm.errors import StateError
+from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
 from hwtpm.softtpm.engine.call import ACTIONS
 from hwtpm.softtpm.engine.state import Permanent, encode_permanent
 from hwtpm.tpm12.commands.auditing import SetOrdinalAuditStatus
+from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.integrity import Extend
 from hwtpm.tpm12.commands.startup import SaveState, Startup
-from hwtpm.tpm12.const import StartupType
+from hwtpm.tpm12.commands.storage import LoadKey2
+from hwtpm.tpm12.const import KeyUsage, ResourceType, StartupType
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE
 
@@ -214,3 +217,33 @@ def test_a_state_saved_in_an_audited_transport_session_comes_back(
     Tpm(transport.establish_clear(rig.client)).execute(SaveState())
     rig.wire.tpm.power_on()
     assert rig.refusal(Startup(StartupType.STATE)) == Rc.SUCCESS
+
+
+# --- what is loaded ------------------------------------------------------------------------------
+
+
+def test_what_a_command_loads_that_cannot_be_durable_is_not_loaded(
+    owned: tuple[Rig, Watched],
+) -> None:
+    """It outdates the saved state, which cannot be deleted: TPM_FAIL, and no slot is lost."""
+    rig, storage = owned
+    key = rig.create_key(template(KeyUsage.SIGNING, 512))
+    loaded = rig.load(key).handle
+    session = rig.client.oiap(Secret(SRK_AUTH))
+    rig.run(SaveState())
+    storage.refuses = {(DELETE, SAVED)}
+    engine = rig.wire.tpm
+    assert isinstance(engine, Engine)
+    with pytest.raises(StateError):
+        rig.client.oiap(Secret(SRK_AUTH))
+    with pytest.raises(StateError):
+        transport.establish_clear(rig.client)
+    with pytest.raises(StateError):
+        rig.run(FlushSpecific(loaded, ResourceType.KEY))
+    with pytest.raises(StateError):
+        rig.client.execute(LoadKey2(SRK, key), session)
+    assert engine.keys.handles == (loaded,)
+    assert engine.sessions.handles == engine.transports.handles == ()
+    storage.refuses.clear()
+    rig.load(key)
+    assert len(engine.keys) == 2

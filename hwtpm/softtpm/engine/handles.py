@@ -38,6 +38,7 @@ class HandleTable(Generic[T]):
         self._full = full
         self._slots: dict[int, T | None] = {}  # None: what `_later` is going to make
         self._later: dict[int, Callable[[], T]] = {}
+        self._filled: list[int] = []  # since `begin`
         self.limit = limit
         self.changes = 0  # grows whenever a slot is filled or emptied
 
@@ -87,9 +88,19 @@ class HandleTable(Generic[T]):
             raise Refuse(Rc.BAD_HANDLE)
         return self.new_handle()
 
+    def begin(self) -> None:
+        """What is filled from now on can be taken back."""
+        self._filled.clear()
+
+    def take_back(self) -> None:
+        """Empty the slots that `put` filled since `begin`: of a command that failed."""
+        for handle in self._filled:
+            self.drop(handle)
+
     def put(self, resource: T) -> None:
         """Fill a slot under the resource's own handle."""
         self._slots[resource.handle] = resource
+        self._filled.append(resource.handle)
         self.changes += 1
 
     def put_later(self, handle: int, make: Callable[[], T]) -> None:

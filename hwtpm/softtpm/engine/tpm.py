@@ -110,6 +110,7 @@ class Engine:
         self.daa: HandleTable[DaaSession] = HandleTable(
             self.random, ResourceType.DAA_TPM, MAX_DAA_SESSIONS, Rc.RESOURCES
         )
+        self._tables = (self.sessions, self.keys, self.transports, self.daa)
         self.lockout = Lockout(self.clock)
         self.permanent: Permanent = fresh_permanent(bytes)
         self.stclear: Stclear | None = None  # None until TPM_Startup
@@ -167,10 +168,8 @@ class Engine:
     def forget_volatile(self) -> None:
         """Drop sessions, loaded keys, root keys made ready for use and a SHA-1 calculation."""
         self._roots.clear()
-        self.sessions.clear()
-        self.keys.clear()
-        self.transports.clear()
-        self.daa.clear()
+        for table in self._tables:
+            table.clear()
         self.sha1_thread = None
 
     def close(self) -> None:
@@ -296,11 +295,13 @@ class Engine:
         permanent, stclear = self.permanent, self.stclear
         tails: list[Tail] = []
         self._auth_failed = self.saves_state = False
+        for table in self._tables:
+            table.begin()
         try:
             answer, effects = self._run(command, locality, tails, None)
             self._commit(permanent, changing=bool(effects), saving=self.saves_state)
         except Refuse as verdict:
-            self.permanent, self.stclear = permanent, stclear
+            self._undo(permanent, stclear)
             if not verdict.rc & NON_FATAL:
                 self._close_sessions_of(tails)
             if self._auth_failed:
@@ -310,7 +311,7 @@ class Engine:
                 self._commit(permanent)
             return error_response(verdict.rc)
         except BaseException:
-            self.permanent, self.stclear = permanent, stclear
+            self._undo(permanent, stclear)
             self._close_sessions_of(tails)
             if self._auth_failed:
                 self._count_auth_failure()
@@ -330,7 +331,7 @@ class Engine:
         try:
             answer, effects = self._run(command, outer.locality, tails, transport)
         except Refuse as verdict:
-            self.permanent, self.stclear = permanent, stclear
+            self._undo(permanent, stclear)
             if not verdict.rc & NON_FATAL:
                 outer.after(lambda: self._close_sessions_of(tails))
             if self._auth_failed:
@@ -338,6 +339,12 @@ class Engine:
             return error_response(verdict.rc)
         outer.deferred += effects
         return answer
+
+    def _undo(self, permanent: Permanent, stclear: Stclear | None) -> None:
+        """Forget what a command changed that does not succeed."""
+        self.permanent, self.stclear = permanent, stclear
+        for table in self._tables:
+            table.take_back()
 
     def _close_sessions_of(self, tails: list[Tail]) -> None:
         for tail in tails:
@@ -352,9 +359,7 @@ class Engine:
     @property
     def _changes(self) -> int:
         """Grows whenever something is loaded or unloaded."""
-        return (
-            self.sessions.changes + self.keys.changes + self.transports.changes + self.daa.changes
-        )
+        return sum(table.changes for table in self._tables)
 
     def _commit(self, before: Permanent, *, changing: bool = False, saving: bool = False) -> None:
         """Make the state durable.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.contexts import uncounted
+from hwtpm.softtpm.engine.handles import HandleTable
 from hwtpm.tpm12.commands.deprecated import EvictKey, TerminateHandle
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.const import ResourceType
@@ -20,7 +23,13 @@ def _drop_key(call: Call, handle: int, missing: Rc) -> None:
         raise Refuse(missing)
     if tpm.permanent.keeps_key(handle):
         raise Refuse(Rc.KEY_OWNER_CONTROL)
-    tpm.drop_key(key)
+    call.after(lambda: tpm.drop_key(key))
+
+
+def _drop(call: Call, table: HandleTable[Any], handle: int, missing: Rc) -> None:
+    if handle not in table.handles:
+        raise Refuse(missing)
+    call.after(lambda: table.drop(handle))
 
 
 @serves(EvictKey)
@@ -33,8 +42,7 @@ def evict_key(call: Call, request: EvictKey) -> NoReply:
 @serves(TerminateHandle)
 def terminate_handle(call: Call, request: TerminateHandle) -> NoReply:
     """27.1.2."""
-    if not call.tpm.sessions.drop(request.handle):
-        raise Refuse(Rc.INVALID_AUTHHANDLE)
+    _drop(call, call.tpm.sessions, request.handle, Rc.INVALID_AUTHHANDLE)
     return NoReply()
 
 
@@ -49,14 +57,13 @@ def flush_specific(call: Call, request: FlushSpecific) -> NoReply:
         case ResourceType.KEY:
             _drop_key(call, handle, Rc.BAD_PARAMETER)
         case ResourceType.AUTH:
-            if not tpm.sessions.drop(handle):
-                raise Refuse(Rc.INVALID_AUTHHANDLE)
+            _drop(call, tpm.sessions, handle, Rc.INVALID_AUTHHANDLE)
         case ResourceType.TRANS:
+            # At once: TPM_ExecuteTransport looks whether its own session has been flushed in it.
             if not tpm.transports.drop(handle):
                 raise Refuse(Rc.BAD_PARAMETER)
         case ResourceType.DAA_TPM:
-            if not tpm.daa.drop(handle):
-                raise Refuse(Rc.BAD_PARAMETER)
+            _drop(call, tpm.daa, handle, Rc.BAD_PARAMETER)
         case _:
             raise Refuse(Rc.INVALID_RESOURCE)
     return NoReply()
