@@ -121,6 +121,7 @@ class Supervisor:
         self._locks: list[int] = []
         self._server: Server | None = None
         self._pool: KeyPool | None = None
+        self._pool_watch = -1  # becomes readable when nobody fills it any more
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Supervisor:
             allow_descriptors()
             processes.prepare()
             if self._permit.key_pool:
-                self._pool = KeyPool()
+                self._open_pool()
             self._start_manager(create=known is None or self._permit.new_manager)
             if known is None or known.chip != self._chip:
                 self._layout.write_stack(StackConfig(self._chip))
@@ -175,11 +176,30 @@ class Supervisor:
         self._manager = None
         if self._server is not None:
             self._server.close()
-        if self._pool is not None:
-            self._pool.close()
+        self._close_pool()
         self._layout.control.unlink(missing_ok=True)
         while self._locks:
             os.close(self._locks.pop())
+
+    def _open_pool(self) -> None:
+        self._pool = KeyPool()
+        self._pool_watch = os.pidfd_open(self._pool.filler_pid)
+        self._loop.watch(self._pool_watch, self._pool_ended)
+
+    def _pool_ended(self) -> None:
+        """The vTPMs use what is left, and then make keys themselves."""
+        assert self._pool is not None
+        self._loop.unwatch(self._pool_watch)
+        _LOG.error("no more keys are made ahead: their process ended with %d", self._pool.reap())
+
+    def _close_pool(self) -> None:
+        if self._pool is not None:
+            with contextlib.suppress(KeyError):  # it ended before
+                self._loop.unwatch(self._pool_watch)
+            if self._pool_watch >= 0:
+                os.close(self._pool_watch)
+            self._pool.close()
+            self._pool = None
 
     def _end(self, child: Child | None, *, graceful: bool = False) -> None:
         if child is None:
