@@ -6,19 +6,62 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from differences import LACKING
 from fuzz_known import Known
 from fuzz_sides import Plan
 
+from hwtpm.tpm12.const import EVERY_LOCALITY, NUM_PCRS, EntityType, ResourceType
+from hwtpm.tpm12.delegation import is_well_formed
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.table import TABLE
 from hwtpm.tpm12.types import CurrentTicks
 from hwtpm.tpm12.types.migration import MigrationKeyAuth
 
-__all__ = ["COMPARABLE", "ENDS_OSAP", "KNOWN", "OPAQUE", "VENDOR_SIZE"]
+__all__ = ["COMPARABLE", "CRASHES", "ENDS_OSAP", "KNOWN", "OPAQUE", "VENDOR_SIZE"]
+
+
+REFUSED: Final = frozenset(Rc) - {Rc.SUCCESS}
+UNDECODED: Final = frozenset(
+    {
+        Rc.BADINDEX,
+        Rc.BAD_PARAMETER,
+        Rc.SIZE,
+        Rc.BAD_PARAM_SIZE,
+        Rc.BADTAG,
+        Rc.DECRYPT_ERROR,
+        Rc.BAD_KEY_PROPERTY,
+        Rc.INVALID_PCR_INFO,
+        Rc.BAD_VERSION,
+        Rc.INVALID_STRUCTURE,
+    }
+)
+"""What libtpms says of a structure that it cannot decode."""
 
 
 def _wrong_outer_proof(plan: Plan) -> bool:
     through = plan.through
     return through is not None and not through.auth.honest
+
+
+def _meant_for_another(plan: Plan) -> bool:
+    return len(plan.auths) == 2 and bool(plan.auths[1].bound)
+
+
+def _bad_delegation(plan: Plan) -> bool:
+    """The public part of a delegation, or a blob, is none that a TPM would take."""
+    public = plan.fields.get("public_info")
+    if public is None:
+        return any(isinstance(value, bytes) for value in plan.fields.values())
+    info = public.pcr_info
+    return (
+        not is_well_formed(public.permissions)
+        or not 0 < info.locality_at_release <= EVERY_LOCALITY
+        or not 0 < len(info.pcr_selection.select) <= NUM_PCRS // 8
+    )
+
+
+def _field_of(name: str, *values: int) -> Callable[[Plan], bool]:
+    return lambda plan: plan.fields[name] in values
 
 
 KNOWN: Final[tuple[Known, ...]] = (
@@ -29,7 +72,87 @@ KNOWN: Final[tuple[Known, ...]] = (
         "24.2 action 7.c says AUTHFAIL; libtpms answers as for TPM_ReleaseTransportSigned",
         _wrong_outer_proof,
     ),
+    Known(
+        "*",
+        {Rc.AUTH2FAIL},
+        {Rc.AUTHFAIL},
+        "a second session that is bound to another entity: the commands say AUTH2FAIL; libtpms"
+        " answers as for the first",
+        _meant_for_another,
+    ),
+    Known(
+        "TPM_ChangeAuthAsymFinish",
+        REFUSED | {Rc.SUCCESS},
+        {Rc.AUTH2FAIL},
+        "24.2 description 5: handles are no data; libtpms takes ephHandle for data, so the outer"
+        " proof is wrong for it",
+        lambda plan: plan.through is not None,
+    ),
+    Known(
+        "TPM_ChangeAuthAsymFinish",
+        REFUSED | {Rc.SUCCESS},
+        {Rc.WRONG_ENTITYTYPE},
+        "27.4.2 action 2: encData is that of TPM_STORED_DATA or TPM_KEY; libtpms takes keys",
+        _field_of("entity_type", EntityType.DATA),
+    ),
+    Known(
+        "TPM_DirRead TPM_DirWriteAuth",
+        {Rc.NOSRK},
+        {Rc.SUCCESS, Rc.BADINDEX, Rc.AUTHFAIL},
+        "Part 2 17: they are not executable without an owner; libtpms lets them",
+    ),
+    Known(
+        "TPM_CMK_SetRestrictions",
+        {Rc.BAD_PARAMETER},
+        {Rc.SUCCESS},
+        "Part 2 5.17: bits 26:0 MUST be 0; libtpms stores them",
+        lambda plan: bool(plan.fields["restriction"] & 0x07FFFFFF),
+    ),
+    Known(
+        "TPM_SetOrdinalAuditStatus",
+        {Rc.BADINDEX},
+        {Rc.BAD_PARAMETER, Rc.SUCCESS},
+        "8.5 action 2: BADINDEX for ordinals that there are not; libtpms has another code, and"
+        " none for auditState FALSE",
+    ),
+    Known(
+        "TPM_SetOrdinalAuditStatus",
+        {Rc.SUCCESS},
+        {Rc.BAD_PARAMETER},
+        "8.5 action 2.a: optional commands that libtpms is built without",
+        _field_of("ordinal_to_audit", *(TABLE[name].ordinal for name in LACKING)),
+    ),
+    Known(
+        "TPM_CreateMigrationBlob",
+        {Rc.BAD_PARAMETER},
+        {Rc.SUCCESS},
+        "Part 2 4.10: a MIGRATE key is for all modes but rewrap; libtpms compares nothing",
+        lambda plan: plan.fields["migration_type"] != plan.note.get("scheme"),
+    ),
+    Known(
+        "TPM_FlushSpecific",
+        {Rc.BAD_PARAMETER},
+        {Rc.BAD_HANDLE, Rc.INVALID_AUTHHANDLE},
+        "22.1 action 7 says BAD_PARAMETER for a handle that there is not",
+        _field_of("resource_type", ResourceType.DAA_TPM, ResourceType.TRANS),
+    ),
+    Known(
+        "TPM_Delegate_CreateKeyDelegation TPM_Delegate_CreateOwnerDelegation"
+        " TPM_Delegate_LoadOwnerDelegation TPM_Delegate_UpdateVerification"
+        " TPM_Delegate_VerifyDelegation",
+        REFUSED,
+        UNDECODED,
+        "19.2 to 19.7 have no code for what is no delegation; libtpms decodes it before it looks"
+        " at state, handles and sessions",
+        _bad_delegation,
+    ),
 )
+
+CRASHES: Final[dict[str, str]] = {
+    "TPM_Delegate_UpdateVerification": "a row that it does not have",
+    "TPM_Delegate_LoadOwnerDelegation": "a session where there is no owner",
+}
+"""Commands that libtpms crashes on, and what is too much for it."""
 
 ENDS_OSAP: Final = frozenset(
     {

@@ -269,6 +269,7 @@ class Grammar:
             go_on=self.chance(0.7),
             spoil=spoil,
             honest=not (wrong or spoil),
+            bound=self.sessions.get(session, ""),
         )
 
     # --- fields ----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def migrate(bench: Bench) -> None:
         "enc_data": model.key.enc_data,
     }
     auths = bench.auths("srk", MIGRATION_AUTH)
-    blob = bench.one_of(bench.send("TPM_CreateMigrationBlob", fields, auths))
+    blob = bench.one_of(bench.send("TPM_CreateMigrationBlob", fields, auths, scheme=scheme))
     data = blob.out_data
     if by is not None:
         passed = {

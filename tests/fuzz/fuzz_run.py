@@ -21,7 +21,7 @@ from typing import Any
 
 from engine_rig import OWNER_AUTH, SRK_AUTH, Identity, Rig, owned_engine, root_key
 from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
-from fuzz_differences_sessions import ENDS_OSAP
+from fuzz_differences_sessions import CRASHES, ENDS_OSAP
 from fuzz_grammar import Grammar, KeyModel, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
 from fuzz_recipes import RECIPES, Bench
@@ -374,7 +374,10 @@ class Episode:
         try:
             return side.issue(plan)
         except PeerDied:
-            self._note(f"{plan.row.name}: libtpms crashed", f"{plan.fields}")
+            if (why := CRASHES.get(plan.row.name)) is not None:
+                self.report.explained[f"libtpms crashed on {plan.row.name}: {why}"] += 1
+            else:
+                self._note(f"{plan.row.name}: libtpms crashed", f"{plan.fields}")
             raise Parted from None
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]

@@ -54,6 +54,7 @@ class Auth:
     go_on: bool = True
     spoil: bool = False  # send a wrong HMAC
     honest: bool = True  # it is the secret that the entity has
+    bound: str = ""  # the entity of an OSAP session
 
 
 Value = Any  # a field's value, or a function of the side that makes it

@@ -163,7 +163,7 @@ class CertifyKeyReply(Struct):
     Duration.MEDIUM,
     (0, 1, 2),
     Rule.PCR_ENFORCED,
-    authorises=(Authorises.KEY, Authorises.KEY_TO_READ),
+    authorises=(Authorises.KEY_LATER, Authorises.KEY_LATER),
 )
 class CertifyKey(Request[CertifyKeyReply]):
     """Certify with one loaded key that another one is in the TPM, and what it may do."""
@@ -188,7 +188,7 @@ class CertifyKey2Reply(Struct):
     Duration.MEDIUM,
     (0, 1, 2),
     Rule.PCR_ENFORCED,
-    authorises=(Authorises.KEY_TO_READ, Authorises.KEY_LATER),
+    authorises=(Authorises.KEY_LATER, Authorises.KEY_LATER),
 )
 class CertifyKey2(Request[CertifyKey2Reply]):
     """Certify a key, a certified migration key of these migration authorities included."""

@@ -181,11 +181,11 @@ def change_auth_asym_finish(call: Call, request: ChangeAuthAsymFinish) -> Change
     check_release(call, parent.condition)
     require_storage(parent)
     ephemeral = call.tpm.key(request.eph_handle)
-    if ephemeral.key.key_usage != KeyUsage.AUTHCHANGE:
-        raise Refuse(Rc.BAD_PARAMETER)
     if request.entity_type not in _FORMS:
         raise Refuse(Rc.WRONG_ENTITYTYPE)
     entity = _open_entity(parent, request.entity_type, request.enc_data)
+    if ephemeral.key.key_usage != KeyUsage.AUTHCHANGE:
+        raise Refuse(Rc.BAD_PARAMETER)  # action 4
     new = _open_new_auth(ephemeral, request.enc_new_auth)
     link = hmac.digest(_auth_of(entity), new.new_auth_secret, "sha1")
     if not hmac.compare_digest(link, request.new_auth_link):

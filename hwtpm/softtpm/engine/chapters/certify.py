@@ -37,10 +37,18 @@ _OF_AN_AUTHORITY: Final = (Payload.MIGRATE_RESTRICTED, Payload.MIGRATE_EXTERNAL)
 
 
 def _check_scheme(certifier: LoadedKey) -> None:
-    """Action 1 of both commands, which gives no code; this is that of libtpms."""
+    """Action 1 of both commands, before any proof; it gives no code, this is that of libtpms."""
     schemes = (SigScheme.RSA_PKCS_V15_SHA1, SigScheme.RSA_PKCS_V15_INFO)
     if certifier.key.algorithm_parms.sig_scheme not in schemes:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
+
+
+def _authorise_first(call: Call, key: LoadedKey, *, needs_auth: bool) -> None:
+    """The key whose session only a request with two sessions has (action 2 of both commands)."""
+    if len(call.sessions) == 2:
+        call.authorise_key(key)
+    elif needs_auth:
+        raise Refuse(Rc.AUTHFAIL)
 
 
 def _check_usages(certifier: LoadedKey, key: LoadedKey) -> None:
@@ -106,8 +114,13 @@ def _signed(certifier: LoadedKey, info: CertifyInfo | CertifyInfo2) -> bytes:
 def certify_key(call: Call, request: CertifyKey) -> CertifyKeyReply:
     """13.8."""
     certifier, key = call.keys
-    check_release(call, certifier.condition)
     _check_scheme(certifier)
+    _authorise_first(call, certifier, needs_auth=certifier.needs_auth)
+    if call.sessions:
+        call.authorise_key(key)
+    elif key.needs_auth_to_read:
+        raise Refuse(Rc.AUTHFAIL)
+    check_release(call, certifier.condition)
     if key.payload != Payload.ASYM:
         raise Refuse(Rc.INVALID_KEYUSAGE)
     if certifier.key.key_usage == KeyUsage.IDENTITY and key.key.migratable:
@@ -139,9 +152,10 @@ def _authorise_certifier(call: Call, certifier: LoadedKey) -> None:
 def certify_key2(call: Call, request: CertifyKey2) -> CertifyKey2Reply:
     """13.9."""
     key, certifier = call.keys
+    _check_scheme(certifier)
+    _authorise_first(call, key, needs_auth=key.needs_auth_to_read)
     _authorise_certifier(call, certifier)
     check_release(call, certifier.condition)
-    _check_scheme(certifier)
     controlled = key.payload in _OF_AN_AUTHORITY
     if (
         certifier.key.key_usage == KeyUsage.IDENTITY
