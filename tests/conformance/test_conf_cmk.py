@@ -48,8 +48,9 @@ _encryption = partial(
 )
 ENCRYPTS = _encryption(AUTHORITY.public_key())
 SIGNS = from_public_key(AUTHORITY.public_key())
+BOTH = from_public_key(AUTHORITY.public_key(), enc_scheme=EncScheme.RSA_OAEP_SHA1_MGF1)
 SIGNS_INFO = from_public_key(AUTHORITY.public_key(), sig_scheme=SigScheme.RSA_PKCS_V15_INFO)
-MSA = MsaComposite((ZEROS, ENCRYPTS.digest(), SIGNS.digest()))
+MSA = MsaComposite((ZEROS, ENCRYPTS.digest(), SIGNS.digest(), BOTH.digest()))
 CMK = KeyFlag.MIGRATABLE | KeyFlag.MIGRATE_AUTHORITY
 TEMPLATE = replace(keys.signing_key(bits=1024, flags=CMK), form=KEY12_FORM)
 RESTRICT_MIGRATE, RESTRICT_APPROVE = MigrateScheme.RESTRICT_MIGRATE, MigrateScheme.RESTRICT_APPROVE
@@ -325,6 +326,8 @@ def test_what_a_certified_blob_needs(owned: Device) -> None:
     stranger = AuthorizeMigrationKey(RESTRICT_MIGRATE, _encryption(OTHER.public_key()))
     auth = owned.run(stranger, OWNER).out_data
     assert refusal(migrate(migration_key_auth=auth)) == Rc.MA_TICKET_SIGNATURE
+    signs_too = owned.run(AuthorizeMigrationKey(RESTRICT_MIGRATE, BOTH), OWNER).out_data
+    assert refusal(migrate(migration_key_auth=signs_too)) == Rc.INVALID_KEYUSAGE
     unrestricted = owned.run(AuthorizeMigrationKey(MigrateScheme.MIGRATE, ENCRYPTS), OWNER).out_data
     assert refusal(migrate(migration_key_auth=unrestricted)) == Rc.BAD_PARAMETER
 

@@ -329,6 +329,7 @@ def test_what_a_replacement_takes(source: Rig, target: Rig) -> None:
     for sig in (b"", signed(archive, stranger), signed(reply.archive), bytes(256)):
         assert refusal(LoadMaintenanceArchive(archive, sig, random)) == Rc.BAD_SIGNATURE
     assert refusal(loading(reply.archive, random)) == Rc.DECRYPT_ERROR  # not for this TPM's SRK
+    assert refusal(loading(reply.archive)) == Rc.DECRYPT_ERROR
     assert refusal(loading(archive, bytes(O1_SIZE))) == Rc.DECRYPT_ERROR
     assert refusal(loading(archive, random[:-1])) == Rc.BAD_PARAMETER
     assert refusal(loading(archive)) == Rc.DECRYPT_ERROR
@@ -347,11 +348,12 @@ def test_what_a_replacement_takes(source: Rig, target: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "prime", "code"),
+    ("payload", "prime", "owner", "code"),
     [
-        (Payload.MAINT, True, Rc.SUCCESS),
-        (Payload.MIGRATE, True, Rc.BAD_MIGRATION),
-        (Payload.MAINT, False, Rc.BAD_PARAMETER),
+        (Payload.MAINT, True, OWNER_AUTH, Rc.SUCCESS),
+        (Payload.MIGRATE, True, OWNER_AUTH, Rc.BAD_MIGRATION),
+        (Payload.MAINT, False, OWNER_AUTH, Rc.BAD_PARAMETER),
+        (Payload.MAINT, True, b"p" * 20, Rc.DECRYPT_ERROR),  # whoever knows this owner, not that
     ],
 )
 def test_what_is_in_an_archive(
@@ -360,13 +362,14 @@ def test_what_is_in_an_archive(
     identities: tuple[Identity, Identity],
     payload: int,
     prime: bool,
+    owner: bytes,
     code: int,
 ) -> None:
     """Built here from 12.1, by what the manufacturer could know and no TPM."""
     srk = identities[0].srk
     k1k2 = (128).to_bytes(4, "big") + (srk.prime if prime else bytes(127) + b"\x03")
     m1 = MigrateAsymKey(payload, bytes(20), sha1(srk.key.public_part()), k1k2[20:]).encode()
-    db = OWNER_AUTH + b"\x01" + m1
+    db = owner + b"\x01" + m1
     masked = xored(db, mgf1(k1k2[:20], len(db)))
     o1 = xored(k1k2[:20], mgf1(masked, 20)) + masked
     archive = repacked(srk.key, xored(o1, mgf1(OWNER_AUTH, len(o1))), identities[1].srk.key.pub_key)

@@ -13,6 +13,7 @@ from hwtpm.clock import FakeClock
 from hwtpm.errors import Busy, StateError
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine.daa_sessions import DaaSession
 from hwtpm.softtpm.engine.handles import HandleTable
 from hwtpm.softtpm.engine.sessions import Session
 from hwtpm.softtpm.engine.state import encode_permanent
@@ -23,6 +24,7 @@ from hwtpm.tpm12.commands.integrity import PcrRead
 from hwtpm.tpm12.commands.startup import Startup
 from hwtpm.tpm12.const import KeyUsage, ResourceType, StartupType
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm12.types.daa import DaaTpm
 from hwtpm.tpm12.types.transport import TransportPublic
 
 
@@ -101,12 +103,19 @@ def test_sessions_of_every_kind_go_along() -> None:
     transport = TransportSession(
         0x04000001, b"t" * 20, auth=b"a" * 20, public=TransportPublic(1, 6, 4), log=b"l" * 20
     )
+    tpm = DaaTpm(*[b"v" * 20] * 3, b"r" * 20, 4)
+    daa = DaaSession(
+        *(0x06000001, True, 7, None, tpm, b"c" * 20, b"x" * 20, b"scratch"),
+        *(b"0" * 128, b"1" * 138, b"n" * 20),
+    )
     engine.sessions.put(oiap)
     engine.sessions.put(osap)
     engine.transports.put(transport)
+    engine.daa.put(daa)
     other = moved(engine)
     assert list(other.sessions) == [oiap, osap]
     assert list(other.transports) == [transport]
+    assert list(other.daa) == [daa]
 
 
 @pytest.mark.parametrize("at", [0, 9, 40, -1])
