@@ -115,6 +115,16 @@ def try_junk(engine: Engine, session: Join | Sign, order: tuple[int, ...]) -> No
         session.step()
 
 
+@pytest.mark.parametrize("modulus", [bytes(256), bytes(255) + b"\1", b"\xff" * 255 + b"\xfe"])
+def test_a_modulus_that_makes_no_key_signs_nothing(engine: Engine, modulus: bytes) -> None:
+    """26.1 stage 1 asks nothing of the first modulus of a chain but its size."""
+    joining = join(engine)
+    joining.until(1)
+    assert refusal(engine, joining, 1, modulus, b"") == 0
+    rc = refusal(engine, joining, 1, b"\xff" * 256, bytes(255) + b"\1")
+    assert rc == Rc.DAA_ISSUER_VALIDITY
+
+
 def test_a_refused_stage_changes_nothing_else(engine: Engine) -> None:
     first, second = join(engine), join(engine)
     first.until(5)

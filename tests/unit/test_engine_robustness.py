@@ -17,7 +17,7 @@ from hwtpm.errors import StateError, UsageError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
-from hwtpm.softtpm.engine.call import ACTIONS
+from hwtpm.softtpm.engine.call import ACTIONS, serves
 from hwtpm.softtpm.engine.state import decode_permanent
 from hwtpm.tpm12.auth import authorise, request_digest
 from hwtpm.tpm12.commands.cryptography import GetRandom, SHA1Start, SHA1Update, StirRandom
@@ -32,7 +32,7 @@ from hwtpm.tpm12.commands.testing import SelfTestFull
 from hwtpm.tpm12.const import KeyUsage, StartupType
 from hwtpm.tpm12.frame import build_request
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.table import Request
+from hwtpm.tpm12.table import NoReply, Request
 from hwtpm.tpm12.types import NvAttributes, NvDataPublic, PcrInfoShort, PcrSelection
 from hwtpm.wire import Struct
 
@@ -276,6 +276,11 @@ def test_a_defect_in_an_action_is_not_hidden_and_takes_its_changes_along(
         engine.execute(frame(PcrRead(0)))
     assert (engine.permanent, engine.stclear) == (before, volatile)
     assert rc_of(engine.execute(frame(GetRandom(1)))) == 0
+
+
+def test_no_command_has_two_actions() -> None:
+    with pytest.raises(TypeError, match="TPM_PcrRead has two actions"):
+        serves(PcrRead)(lambda call, request: NoReply())
 
 
 def test_a_failed_command_ends_its_sessions() -> None:
