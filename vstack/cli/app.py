@@ -60,7 +60,8 @@ def up(
         Make a new manager although its store is lost; the vTPMs of the old one stay closed.
     key_pool
         Make RSA keys ahead, so that new vTPMs and their guests' keys need not wait for them. The
-        ready keys are kept in memory only.
+        ready keys are kept in memory only. A vTPM's process that was taken over could look at keys
+        that another vTPM gets.
     """
 
     permit = Permit(new_manager=new_manager, take_chip=take_ownership, key_pool=key_pool)
