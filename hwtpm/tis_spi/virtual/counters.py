@@ -13,7 +13,7 @@ class Counters:
     """Counts of one port since it was made; `since` gives those of a span."""
 
     control: int = 0
-    """Control transfers."""
+    """Vendor requests; standard ones (descriptors) are not counted."""
     bulk_out: int = 0
     bulk_in: int = 0
     bytes_out: int = 0

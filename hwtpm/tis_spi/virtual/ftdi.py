@@ -112,8 +112,8 @@ def usb_error(number: int) -> USBError:
 class Port:
     """One interface of an adapter with its pins.
 
-    Write, read and time pass in one thread: the MPSSE runs while the host waits for a transfer,
-    never in between.
+    All in one thread: the MPSSE runs as far as it can within each transfer, and time passes there
+    only. So a line that it waits for must keep its level until the host's next transfer.
     """
 
     def __init__(self, model: Model, *, has_mpsse: bool, packet_size: int, clock: Clock) -> None:
@@ -177,6 +177,8 @@ class Port:
             received += packet
             if len(packet) < self.packet_size:
                 break
+        if self._mpsse is not None:
+            self._mpsse.run()  # there is room again
         self._clock.sleep(len(received) * self.costs.byte_s)
         return bytes(received)
 
