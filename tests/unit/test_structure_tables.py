@@ -294,7 +294,13 @@ ENUMERATIONS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "TPM_CAP_FLAG_SUBCAPS": const.CapFlag,
     "TPM_CAP_PROPERTY_SUBCAPS": const.CapProperty,
     "TPM_ALGORITHM_ID": const.KeyAlgorithm,
+    "TPM_MIGRATE_SCHEME": const.MigrateScheme,
+    "TPM_FAMILY_OPERATION": const.FamilyOperation,
+    "TPM_FAMILY_FLAGS": const.FamilyFlag,
+    "TPM_CMK_DELEGATE": const.CmkDelegate,
 }
+NUMBERS_OF_BITS: Final = {"TPM_FAMILY_FLAGS", "TPM_CMK_DELEGATE"}
+"""Tables that give the place of each bit where we have its value."""
 
 UNNAMED: Final = {
     "TPM_CAPABILITY_AREA_get": {"Unused"},
@@ -308,4 +314,6 @@ UNNAMED: Final = {
 def test_an_enumeration_has_the_values_of_its_table(name: str) -> None:
     values: dict[str, int] = DATA["values"][name]
     wanted = {value for key, value in values.items() if key not in UNNAMED.get(name, ())}
+    if name in NUMBERS_OF_BITS:
+        wanted = {1 << place for place in wanted}
     assert {int(member) for member in ENUMERATIONS[name]} == wanted
