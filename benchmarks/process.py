@@ -5,14 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from benchmarks.subjects import Subject
 from hwtpm.client.session import Tpm
 from hwtpm.tpm12.commands.integrity import PcrRead
 
-__all__ = ["first_answers_ms", "pss_per_process_mib"]
+__all__ = ["Memory", "first_answers_ms", "memory_of_each"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MiB of one process: what nobody else has, and that plus its part of what is shared."""
+
+    private: float
+    pss: float
 
 
 def first_answers_ms(subjects: Sequence[Subject], rounds: int) -> list[float]:
@@ -34,8 +43,8 @@ def first_answers_ms(subjects: Sequence[Subject], rounds: int) -> list[float]:
     return [median(times) for times in spent]
 
 
-def pss_per_process_mib(make: Callable[[int], Subject], count: int) -> float:
-    """MiB of memory that each of `count` processes takes, shared pages split among their users.
+def memory_of_each(make: Callable[[int], Subject], count: int) -> Memory:
+    """What each of `count` idle processes takes, after one command.
 
     Raises:
         PermissionError: /proc does not tell us about processes that guard their memory; root may.
@@ -48,11 +57,13 @@ def pss_per_process_mib(make: Callable[[int], Subject], count: int) -> float:
         for subject in subjects:
             with Tpm(subject.connect()) as tpm:
                 tpm.execute(PcrRead(0))
-        return sum(_pss_kib(subject.pid) for subject in subjects) / count / 1024
+        found = [_memory(subject.pid) for subject in subjects]
+    return Memory(mean(one.private for one in found), mean(one.pss for one in found))
 
 
-def _pss_kib(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    raise ValueError(f"no Pss in the memory map of process {pid}")
+def _memory(pid: int) -> Memory:
+    mib = {
+        line.split(":")[0]: int(line.split()[1]) / 1024
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    }
+    return Memory(mib["Private_Clean"] + mib["Private_Dirty"], mib["Pss"])
