@@ -14,8 +14,13 @@ from uuid import UUID
 
 from hwtpm.errors import HwtpmError
 from hwtpm.loop import Loop
+from hwtpm.softtpm.base import MemoryStorage
 from hwtpm.softtpm.engines import make_engine
 from hwtpm.softtpm.keypool import KeyPool
+from hwtpm.tpm12.commands.integrity import PcrRead
+from hwtpm.tpm12.commands.startup import Startup
+from hwtpm.tpm12.const import StartupType
+from hwtpm.tpm12.frame import build_request
 from vstack.ipc.rpc import Answer, Json, Peer, Server
 from vstack.qemu_tis.face import QemuFace
 from vstack.vtpm.guest import GuestPort
@@ -30,15 +35,22 @@ __all__ = ["ManagerTask", "VtpmTask", "face", "manager", "prepare", "vtpm"]
 
 _LOG: Final = logging.getLogger(__name__)
 _MANAGER_TIMEOUT_S: Final = 60.0
+_WARM_UP: Final = 20  # the interpreter specialises code that has run a few times
 _REFUSE_FOR_S: Final = 2.0  # long enough for the supervisor, and for a QEMU that came first
 
 
 def prepare() -> None:
-    """Load what all children need, once, and keep the collector from touching it: a child shares
-    each page of it until it writes to it."""
+    """Load and use what all children need, once, and keep the collector from touching it: a child
+    shares each page of it until it writes to it."""
 
-    import hwtpm.softtpm.engine  # noqa: F401
+    from hwtpm.softtpm.engine import Engine
 
+    # What the first commands make anew in every process (layouts, specialised code) is then shared.
+    engine = Engine(MemoryStorage())
+    engine.power_on()
+    for request in (Startup(StartupType.CLEAR), *[PcrRead(0)] * _WARM_UP):
+        engine.execute(build_request(request.command.ordinal, request.encode()))
+    engine.close()
     gc.collect()
     gc.freeze()
 
