@@ -7,6 +7,7 @@ from typing import Final
 
 from hwtpm.errors import BusError, DeviceNotFound, Unsupported, UsageError
 from hwtpm.tis.registers import (
+    LOCALITIES,
     DidVid,
     Interface,
     InterfaceId,
@@ -22,6 +23,7 @@ __all__ = [
     "absent",
     "answered",
     "check_command",
+    "check_locality",
     "identify",
     "went_ready",
 ]
@@ -115,6 +117,16 @@ def check_command(command: bytes) -> None:
         command[2:SIZE_FIELD_END], "big"
     ):
         raise UsageError(f"no TPM command: {len(command)} bytes starting {command[:10].hex()}")
+
+
+def check_locality(number: int) -> None:
+    """Make sure that there is a locality with that number.
+
+    Raises:
+        UsageError: there is not.
+    """
+    if not 0 <= number < LOCALITIES:
+        raise UsageError(f"locality {number}: there are 0 to {LOCALITIES - 1}")
 
 
 def answered(sts: int) -> bool:

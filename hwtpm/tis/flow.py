@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -20,11 +20,14 @@ __all__ = [
     "Write",
     "drive",
     "now",
+    "pump",
     "read",
     "wait",
     "write",
 ]
 
+A = TypeVar("A")
+Q = TypeVar("Q")
 T = TypeVar("T")
 
 
@@ -110,15 +113,20 @@ def drive(flow: Flow[T], port: Port, clock: Clock) -> T:
 
     Errors of the port are thrown into the flow, so that it can leave the chip in order.
     """
+    return pump(flow, lambda request: _answer(request, port, clock))
+
+
+def pump(flow: Generator[Q, A, T], answer: Callable[[Q], A]) -> T:
+    """Answer a flow's requests until it ends; what `answer` raises is thrown into the flow."""
     try:
         request = next(flow)
         while True:
             try:
-                answer = _answer(request, port, clock)
+                reply = answer(request)
             except BaseException as error:
                 request = flow.throw(error)
             else:
-                request = flow.send(answer)
+                request = flow.send(reply)
     except StopIteration as stop:
         result: T = stop.value
         return result

@@ -27,6 +27,7 @@ from hwtpm.tis.evidence import (
     absent,
     answered,
     check_command,
+    check_locality,
     identify,
     went_ready,
 )
@@ -159,7 +160,7 @@ class TisHost:
         Raises:
             Timeout: it was not granted; the request is withdrawn.
         """
-        _check_locality(number)
+        check_locality(number)
         if self._locality not in (None, number):
             yield from self.release_locality()
         access = yield from self._await_access(
@@ -186,7 +187,7 @@ class TisHost:
         Raises:
             Timeout: it was not granted, because the owner's locality is not lower.
         """
-        _check_locality(number)
+        check_locality(number)
         yield from self._put(ACCESS, number, Access.SEIZE)
         yield from self._await_grant(number, self.timeouts.a_s + self.timeouts.b_s)
         self._locality = number
@@ -297,6 +298,16 @@ class TisHost:
             Timeout: the chip does not become ready.
         """
         yield from self._become_ready(force=True)
+
+    def status(self) -> Flow[int]:
+        """STS of our locality.
+
+        Raises:
+            ProtocolError: a higher locality took the TPM.
+            BusError: the registers read all ones.
+        """
+        self._owned()
+        return (yield from self._sts())
 
     def _become_ready(self, *, force: bool = False) -> Flow[None]:
         locality = self._owned()
@@ -537,8 +548,3 @@ class TisHost:
             if delay_s:
                 yield from wait(min(delay_s, deadline_s - time_s))
             delay_s = max(min(max(2 * delay_s, _FIRST_POLL_S), _SLOWEST_POLL_S), self.poll_s)
-
-
-def _check_locality(number: int) -> None:
-    if not 0 <= number < LOCALITIES:
-        raise UsageError(f"locality {number}: there are 0 to {LOCALITIES - 1}")
