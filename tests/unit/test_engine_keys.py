@@ -28,12 +28,14 @@ from engine_rig import (
     verify,
 )
 
+from hwtpm.client import keys, transport
+from hwtpm.client.transport import Cipher
 from hwtpm.errors import TpmError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.engine import Engine
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.eviction import FlushSpecific
-from hwtpm.tpm12.commands.integrity import Extend
+from hwtpm.tpm12.commands.integrity import Extend, PcrRead
 from hwtpm.tpm12.commands.storage import CreateWrapKey, GetPubKey, LoadKey2
 from hwtpm.tpm12.const import (
     AuthDataUsage,
@@ -345,6 +347,18 @@ class TestLoad:
         )
         assert [self._refusal_in_fips_mode(rig, key) for key in weak] == [Rc.NOTFIPS] * 3
         assert self._refusal_in_fips_mode(rig, SMALL) == 0
+
+    def test_fips_mode_hides_no_command_behind_a_mask(self, rig: Rig) -> None:
+        """24.1 action 3.a."""
+        engine = rig.wire.tpm
+        assert isinstance(engine, Engine)
+        flags = replace(engine.permanent.flags, fips=True)
+        engine.permanent = replace(engine.permanent, flags=flags)
+        srk, public = keys.srk(Secret(SRK_AUTH)), engine.root_key(SRK).public
+        with pytest.raises(TpmError, match="INAPPROPRIATE_ENC"):
+            transport.establish(rig.client, srk, public, cipher=Cipher.MGF1)
+        with transport.establish(rig.client, srk, public, cipher=Cipher.AES128_CTR) as session:
+            assert session.tpm.execute_with(PcrRead(0)).out_digest == bytes(20)
 
     @staticmethod
     def _refusal_in_fips_mode(rig: Rig, key: Key) -> int:

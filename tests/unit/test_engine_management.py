@@ -37,6 +37,13 @@ def test_without_an_owner_an_upgrade_takes_deferred_presence(unowned: Rig) -> No
     assert unowned.refusal(UPGRADE) == Rc.AUTHFAIL  # nobody could have signed it
 
 
+def test_without_an_owner_nobody_proves_a_setting(unowned: Rig) -> None:
+    """7.2 with a session."""
+    request = SetCapability(SetArea.STCLEAR_DATA, b"\0\0\0\6", bytes(4))
+    assert unowned.refusal(request, OWNER_AUTH) == Rc.AUTHFAIL
+    assert unowned.refusal(request) == 0
+
+
 def test_with_an_owner_an_upgrade_takes_the_owner(rig: Rig) -> None:
     owner.assert_presence(rig.client)
     rig.run(SetCapability(SetArea.STCLEAR_DATA, b"\0\0\0\6", b"\0\0\0\1"))

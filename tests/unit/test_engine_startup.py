@@ -224,6 +224,15 @@ def test_a_host_calculation_cannot_reach_into_the_locality_4_measurement(engine:
     assert pcr(engine, 17) == pcr(alone, 17)
 
 
+def test_the_end_of_no_launch_changes_nothing(engine: Engine) -> None:
+    engine.hash_end()
+    rc(engine, Startup(StartupType.CLEAR))
+    engine.hash_data(b"nowhere")
+    engine.hash_end()
+    assert pcr(engine, 17) == b"\xff" * 20
+    assert not engine.established
+
+
 def test_durations_leave_room_for_a_key_generation(engine: Engine) -> None:
     rc(engine, Startup(StartupType.CLEAR))
     request = GetCapability(Capability.PROPERTY, CapProperty.DURATION.to_bytes(4, "big"))
