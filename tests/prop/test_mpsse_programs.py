@@ -204,7 +204,8 @@ def test_the_interpreter_does_what_single_bits_would(
     rig, model = _fresh(), Model()
     edges: list[object] = []
     if recorded:
-        rig.port.pins.recorder = edges.append
+        rig.port.pins.record(edges.append)
+        edges.clear()
     program = b"".join(step(model, *arguments) for step, *arguments in steps)  # type: ignore[operator]
     program += SEND_IMMEDIATE
 

@@ -103,10 +103,23 @@ _CTS_DSR: Final = 0x30
 _TRANSMITTER_EMPTY: Final = 0x60
 
 
+_LIBUSB_ERRORS: Final = {
+    errno.EINVAL: (-2, "Invalid parameter"),
+    errno.EACCES: (-3, "Access denied (insufficient permissions)"),
+    errno.ENODEV: (-4, "No such device (it may have been disconnected)"),
+    errno.ENOENT: (-5, "Entity not found"),
+    errno.EBUSY: (-6, "Resource busy"),
+    errno.ETIMEDOUT: (-7, "Operation timed out"),
+    errno.EOVERFLOW: (-8, "Overflow"),
+    errno.EPIPE: (-9, "Pipe error"),
+}
+
+
 def usb_error(number: int) -> USBError:
-    """The error a USB back end raises for this errno."""
+    """What PyUSB raises on libusb's error for this errno, text and all."""
     kind = USBTimeoutError if number == errno.ETIMEDOUT else USBError
-    return kind(errno.errorcode[number], error_code=-number, errno=number)
+    code, text = _LIBUSB_ERRORS[number]
+    return kind(text, code, number)
 
 
 class Port:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -41,8 +41,9 @@ class Pins:
         self.width = width
         self.open_drain = 0
         """Pins that the adapter only pulls low (MPSSE command 0x9E)."""
-        self.recorder: PinRecorder | None = None
         self._clock = clock
+        self._recorder: PinRecorder | None = None
+        self._recorded: dict[int, bool] = {}
         self._values = 0
         self._outputs = 0
         self._sources: dict[int, Level] = {}
@@ -56,13 +57,36 @@ class Pins:
         """Call `watcher` at each edge that the adapter makes on `pin`."""
         self._watchers[pin].append(watcher)
 
+    def record(self, recorder: PinRecorder | None) -> None:
+        """Tell `recorder` all levels now and every change from now on.
+
+        What the adapter drives is told when it happens, what the board drives when the adapter
+        looks at that pin or drives another one.
+        """
+        self._recorder = recorder
+        self._recorded.clear()
+        self._sample(range(self.width))
+
+    @property
+    def recording(self) -> bool:
+        """Whether somebody wants to know about edges."""
+        return self._recorder is not None
+
+    def tell(self, pin: int, level: bool, time_s: float) -> None:
+        """The level of `pin` at `time_s`, for the recorder if it is a new one."""
+        if self._recorder is not None and self._recorded.get(pin) != level:
+            self._recorded[pin] = level
+            self._recorder(PinEvent(time_s, pin, level))
+
     def level(self, pin: int) -> bool:
         """What a probe on `pin` sees now."""
         bit = 1 << pin
         if self._outputs & bit and not (self.open_drain & bit and self._values & bit):
             return bool(self._values & bit)
         source = self._sources.get(pin)
-        return True if source is None else source()
+        level = True if source is None else source()
+        self.tell(pin, level, self._clock.now())
+        return level
 
     def is_output(self, pin: int) -> bool:
         """Whether the adapter drives `pin`."""
@@ -75,15 +99,20 @@ class Pins:
 
     def drive(self, first: int, values: int, outputs: int) -> None:
         """Set value and direction (1 is output) of eight pins from `first` on, all at once."""
-        pins = range(first, min(first + 8, self.width))
-        before = [self.level(pin) for pin in pins]
         kept = ~(0xFF << first)
-        self._values = self._values & kept | values << first
-        self._outputs = self._outputs & kept | outputs << first
+        new_values = self._values & kept | values << first
+        new_outputs = self._outputs & kept | outputs << first
+        touched = (new_values ^ self._values) | (new_outputs ^ self._outputs)
+        pins = [pin for pin in range(self.width) if touched >> pin & 1]
+        before = [self.level(pin) for pin in pins]
+        self._values, self._outputs = new_values, new_outputs
+        if self.recording:
+            self._sample([*pins, *self._sources])
         for pin, was in zip(pins, before, strict=True):
             level = self.level(pin)
             if level != was:
-                self._changed(pin, level)
+                for watcher in self._watchers[pin]:
+                    watcher(level)
 
     def hold(self, pin: int, value: bool) -> None:
         """Leave `value` in the output latch after a shift, whose edges its recorder has seen."""
@@ -95,8 +124,7 @@ class Pins:
         for first in range(0, self.width, 8):
             self.drive(first, 0, 0)
 
-    def _changed(self, pin: int, level: bool) -> None:
-        if self.recorder is not None:
-            self.recorder(PinEvent(self._clock.now(), pin, level))
-        for watcher in self._watchers[pin]:
-            watcher(level)
+    def _sample(self, pins: Iterable[int]) -> None:
+        now_s = self._clock.now()
+        for pin in pins:
+            self.tell(pin, self.level(pin), now_s)

@@ -7,7 +7,7 @@ from typing import Final
 
 from hwtpm.clock import Clock
 from hwtpm.tis_spi.virtual.counters import Counters
-from hwtpm.tis_spi.virtual.pins import PinEvent, PinRecorder, Pins
+from hwtpm.tis_spi.virtual.pins import Pins
 from hwtpm.tis_spi.virtual.slave import SpiSlave
 
 __all__ = ["MISO", "MOSI", "SCK", "SpiWire"]
@@ -28,7 +28,6 @@ class SpiWire:
         self._pins = pins
         self._counters = counters
         self._clock = clock
-        self._miso_recorded = True
         self._slaves: dict[int, SpiSlave] = {}
         self._selected: dict[int, SpiSlave] = {}
         self._miso = True
@@ -62,8 +61,8 @@ class SpiWire:
             self._miso = bool(miso[-1] & 1)
         else:
             miso = (b"\xff" if self._miso else b"\x00") * len(mosi)
-        if self._pins.recorder is not None:
-            self._record(_bits(mosi), _bits(miso), bit_s, self._pins.recorder)
+        if self._pins.recording:
+            self._record(_bits(mosi), _bits(miso), bit_s)
         self._pins.hold(MOSI, bool(mosi[-1] & 1))
         return miso
 
@@ -74,15 +73,15 @@ class SpiWire:
         while rest:
             part, rest = rest[: 8 - self._phase], rest[8 - self._phase :]
             miso += self._shift_part(part)
-        if self._pins.recorder is not None:
-            self._record(mosi, miso, bit_s, self._pins.recorder)
+        if self._pins.recording:
+            self._record(mosi, miso, bit_s)
         if mosi:
             self._pins.hold(MOSI, mosi[-1])
         return miso
 
     def idle(self, clocks: int, bit_s: float) -> None:
         """Clock without data: MOSI keeps its level and nobody looks at MISO."""
-        if self._selected or self._pins.recorder is not None:
+        if self._selected or self._pins.recording:
             level = self.mosi_idle()
             self.shift_bytes(bytes([level]) * (clocks // 8), bit_s)
             self.shift_bits([bool(level)] * (clocks % 8), bit_s)
@@ -128,21 +127,15 @@ class SpiWire:
             miso &= slave.shift(mosi)
         return miso
 
-    def _record(
-        self, mosi: Sequence[bool], miso: Sequence[bool], bit_s: float, recorder: PinRecorder
-    ) -> None:
-        """Tell the recorder all edges: data change while SCK is low, SCK rises inside the bit."""
-        seen = {MOSI: self._pins.level(MOSI), MISO: self._miso_recorded}
+    def _record(self, mosi: Sequence[bool], miso: Sequence[bool], bit_s: float) -> None:
+        """Tell all edges: data change while SCK is low, SCK rises in the middle of the bit."""
         start_s = self._clock.now()
-        for number, levels in enumerate(zip(mosi, miso, strict=True)):
+        for number, (sent, received) in enumerate(zip(mosi, miso, strict=True)):
             bit_start_s = start_s + number * bit_s
-            for pin, level in zip((MOSI, MISO), levels, strict=True):
-                if seen[pin] != level:
-                    seen[pin] = level
-                    recorder(PinEvent(bit_start_s, pin, level))
-            recorder(PinEvent(bit_start_s + bit_s / 2, SCK, True))
-            recorder(PinEvent(bit_start_s + bit_s, SCK, False))
-        self._miso_recorded = seen[MISO]
+            self._pins.tell(MOSI, sent, bit_start_s)
+            self._pins.tell(MISO, received, bit_start_s)
+            self._pins.tell(SCK, True, bit_start_s + bit_s / 2)
+            self._pins.tell(SCK, False, bit_start_s + bit_s)
 
 
 def _bits(data: bytes) -> list[bool]:
