@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -58,6 +58,10 @@ def _bad_delegation(plan: Plan) -> bool:
         or not 0 < info.locality_at_release <= EVERY_LOCALITY
         or not 0 < len(info.pcr_selection.select) <= NUM_PCRS // 8
     )
+
+
+def _given(plan: Plan) -> Iterable[Any]:
+    return plan.fields.values()
 
 
 def _field_of(name: str, *values: int) -> Callable[[Plan], bool]:
@@ -135,6 +139,21 @@ KNOWN: Final[tuple[Known, ...]] = (
         {Rc.BAD_HANDLE, Rc.INVALID_AUTHHANDLE},
         "22.1 action 7 says BAD_PARAMETER for a handle that there is not",
         _field_of("resource_type", ResourceType.DAA_TPM, ResourceType.TRANS),
+    ),
+    Known(
+        "TPM_LoadContext TPM_LoadKeyContext TPM_LoadAuthContext",
+        REFUSED,
+        UNDECODED,
+        "21.3 and 27.2: what is no context at all; libtpms decodes it before it looks at anything",
+        lambda plan: any(value is None or isinstance(value, bytes) for value in _given(plan)),
+    ),
+    Known(
+        "TPM_CMK_ConvertMigration TPM_CMK_CreateBlob",
+        REFUSED,
+        UNDECODED,
+        "several fields that fit nothing: Part 3 gives their decoding no order, libtpms decodes all"
+        " before it looks at state, handles and sessions",
+        lambda plan: not plan.note.get("meant"),
     ),
     Known(
         "TPM_Delegate_CreateKeyDelegation TPM_Delegate_CreateOwnerDelegation"

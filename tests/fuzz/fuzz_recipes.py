@@ -195,7 +195,7 @@ class Bench:
             raise Skip
         row = TABLE[command]
         if self.chance(0.06):
-            fields = self._spoilt(row, fields)
+            fields, note = self._spoilt(row, fields), {**note, "meant": False}
         locality = self.pick(0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4)
         damage = self.episode.damage() if self.chance(0.02) else None
         plan = Plan(row, fields, auths, locality, damage, tell, note=note)

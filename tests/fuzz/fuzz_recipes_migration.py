@@ -61,6 +61,8 @@ def migrate(bench: Bench) -> None:
         "enc_data": model.key.enc_data,
     }
     auths = bench.auths("srk", MIGRATION_AUTH)
+    authorised = fields["migration_key_auth"](bench.sides[0])
+    scheme = authorised.migration_scheme
     blob = bench.one_of(bench.send("TPM_CreateMigrationBlob", fields, auths, scheme=scheme))
     data = blob.out_data
     if by is not None:
@@ -135,7 +137,7 @@ def move_cmk(bench: Bench) -> None:
         "sig_ticket": ticket,
         "enc_data": model.key.enc_data,
     }
-    blob = bench.one_of(bench.send("TPM_CMK_CreateBlob", fields, bench.auths("srk")))
+    blob = bench.one_of(bench.send("TPM_CMK_CreateBlob", fields, bench.auths("srk"), meant=True))
     if not back:
         return
     convert = {
@@ -146,7 +148,8 @@ def move_cmk(bench: Bench) -> None:
         "msa_list": MSA,
         "random": blob.random,
     }
-    moved = bench.one_of(bench.send("TPM_CMK_ConvertMigration", convert, bench.auths("srk")))
+    replies = bench.send("TPM_CMK_ConvertMigration", convert, bench.auths("srk"), meant=True)
+    moved = bench.one_of(replies)
     bench.shelve(KeyModel(replace(model.key, enc_data=moved.out_data), KEY_AUTH))
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from engine_rig import OWNER_AUTH, SRK_AUTH, Identity, Rig, owned_engine, root_key
 from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
 from fuzz_differences_sessions import CRASHES, ENDS_OSAP
@@ -26,12 +27,13 @@ from fuzz_grammar import Grammar, KeyModel, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
 from fuzz_recipes import RECIPES, Bench
 from fuzz_sides import Answer, Auth, Open, Plan, Side
-from fuzz_targets import QuickKeys
+from fuzz_targets import stock_key
 
 from hwtpm.client.rsa import public_part
 from hwtpm.clock import FakeClock
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine
+from hwtpm.softtpm.engine.entropy import RepeatableEntropy
 from hwtpm.softtpm.engine.state import Permanent, encode_permanent
 from hwtpm.softtpm.migration.libtpms_state import export_permanent
 from hwtpm.tpm12.commands.eviction import FlushSpecific
@@ -46,6 +48,7 @@ for _subject in ("daa", "delegation", "keys", "migration", "origin", "sessions")
     importlib.import_module(f"fuzz_recipes_{_subject}")
 
 EPISODE = 300  # commands between two fresh starts
+AFTER_SHELF = 100  # keys in the stock
 UNOWNED_EPISODE = 80  # as long as there is no owner
 MAX_OPEN = 10  # sessions: neither TPM runs out of them
 MAX_LOADED = 8  # keys
@@ -93,6 +96,18 @@ class Report:
         return "\n".join(lines)
 
 
+class StockKeys(RepeatableEntropy):
+    """Keys from a stock, none of them twice in an episode: a session is bound to a modulus."""
+
+    def __init__(self, name: bytes, first: int) -> None:
+        super().__init__(name)
+        self._next = first
+
+    def rsa_key(self, bits: int) -> RSAPrivateKey:
+        self._next += 1
+        return stock_key(bits, self._next)
+
+
 class Twins:
     """The two TPMs from one state, and the keys that both can load."""
 
@@ -117,7 +132,7 @@ class Twins:
         ours, theirs = self._starts[start_of(episode)]
         storage = MemoryStorage()
         storage.blobs = {StateName.PERMANENT: ours}
-        engine = Engine(storage, entropy=QuickKeys(name), clock=FakeClock())
+        engine = Engine(storage, entropy=StockKeys(name, AFTER_SHELF), clock=FakeClock())
         engine.power_on()
         self.libtpms.fresh(name, theirs)
         return Side("ours", engine), Side("libtpms", self.libtpms)
@@ -539,7 +554,7 @@ def fuzz(
 @contextmanager
 def twins(seed: int) -> Iterator[Twins]:
     """Our engine and libtpms with one identity, one owner and nothing else."""
-    entropy = QuickKeys(b"twins %d" % seed)
+    entropy = StockKeys(b"twins %d" % seed, 0)
     roots = [root_key(entropy.rsa_key(2048)) for _ in range(2)]
     engine = owned_engine(Identity(roots[0], roots[1], entropy.random(20)), entropy=entropy)
     keys = prefabricate(Rig(engine), random.Random(seed))

@@ -29,7 +29,7 @@ from hwtpm.tpm12.frame import HEADER_SIZE
 from hwtpm.tpm12.table import TABLE, Command
 from hwtpm.wire import WireError
 
-__all__ = ["QuickKeys", "check_decode", "check_dispatch", "record", "seeds"]
+__all__ = ["QuickKeys", "check_decode", "check_dispatch", "record", "seeds", "stock_key"]
 
 ROWS: Final = tuple(TABLE)
 INDEX: Final = {row.name: number for number, row in enumerate(ROWS)}
@@ -84,18 +84,18 @@ class QuickKeys(RepeatableEntropy):
     """Keys are taken from a few: prime numbers would take all the fuzzer's time."""
 
     def rsa_key(self, bits: int) -> library.RSAPrivateKey:
-        return _key(bits, self.random(1)[0] % 2)
+        return stock_key(bits, self.random(1)[0] % 2)
 
 
-@lru_cache(maxsize=64)
-def _key(bits: int, number: int) -> library.RSAPrivateKey:
+@lru_cache(maxsize=256)
+def stock_key(bits: int, number: int) -> library.RSAPrivateKey:
     return RepeatableEntropy(b"fuzz%d/%d" % (bits, number)).rsa_key(bits)
 
 
 @lru_cache(maxsize=1)
 def _owned() -> bytes:
     identity = Identity(
-        root_key(_key(2048, 0)), root_key(_key(2048, 1)), hashlib.sha1(b"proof").digest()
+        root_key(stock_key(2048, 0)), root_key(stock_key(2048, 1)), hashlib.sha1(b"proof").digest()
     )
     return encode_permanent(owned_engine(identity).permanent)
 
