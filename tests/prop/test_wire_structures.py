@@ -32,7 +32,7 @@ def _declared() -> Iterator[type[Struct]]:
 
 DECLARED = sorted(set(_declared()), key=lambda of: (of.__module__, of.__qualname__))
 BOUNDED = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
