@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from hwtpm.tis.host import ChipInfo
+from hwtpm.tis.evidence import ChipInfo
 from hwtpm.tis.registers import DidVid, Sts
 from hwtpm.tis_spi.framing import MAX_TRANSFER, transfer_limit
 
-__all__ = ["CHIPS", "IDENTITIES", "STRICT", "Quirks", "quirks_of"]
+__all__ = ["CHIPS", "IDENTITIES", "STRICT", "ChipRow", "Quirks", "quirks_of"]
 
 _LOW_STS: Final = 0xFF
 _MHZ: Final = 1_000_000
@@ -74,8 +74,8 @@ STRICT: Final = Quirks()
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """`device` None is any of the vendor's, `rids` None any revision."""
+class ChipRow:
+    """Quirks and whose they are; `device` None is any of the vendor's, `rids` None any revision."""
 
     quirks: Quirks
     vendor: int
@@ -134,8 +134,8 @@ _GOOGLE: Final = Quirks(
     wake_wait_s=0.002,
 )
 
-CHIPS: Final[tuple[_Row, ...]] = (
-    _Row(
+CHIPS: Final[tuple[ChipRow, ...]] = (
+    ChipRow(
         replace(
             _INFINEON,
             name="SLB9670",
@@ -146,7 +146,7 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x15D1,
         0x001B,
     ),
-    _Row(
+    ChipRow(
         replace(
             _INFINEON,
             name="SLB9672",
@@ -158,9 +158,9 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x15D1,
         0x001D,
     ),
-    _Row(replace(_ST, name="ST33KTPM2X"), 0x104A, 0x0003),
-    _Row(replace(_ST, name="ST33TPHF2X"), 0x104A, 0x0000),
-    _Row(
+    ChipRow(replace(_ST, name="ST33KTPM2X"), 0x104A, 0x0003),
+    ChipRow(replace(_ST, name="ST33TPHF2X"), 0x104A, 0x0000),
+    ChipRow(
         replace(
             _NUVOTON,
             name="NPCT75x",
@@ -170,7 +170,7 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x1050,
         0x00FC,
     ),
-    _Row(
+    ChipRow(
         Quirks(
             name="ATTPM20P",
             source="wolfTPM (wait states, 33 MHz used, 36 MHz at most)",
@@ -180,7 +180,7 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x1114,
         0x3205,
     ),
-    _Row(
+    ChipRow(
         Quirks(
             name="NS350",
             source="wolfTPM (wait states, 33 MHz)",
@@ -190,7 +190,7 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x9999,
         0x0701,
     ),
-    _Row(
+    ChipRow(
         Quirks(
             name="QVault TPM",
             source="wolfTPM (wait states, 33 MHz, static burst in INTF_CAPABILITY)",
@@ -200,12 +200,12 @@ CHIPS: Final[tuple[_Row, ...]] = (
         0x2406,
         0x0083,
     ),
-    _Row(replace(_GOOGLE, name="cr50"), 0x1AE0, 0x0028),
-    _Row(replace(_GOOGLE, name="ti50"), 0x6666, 0x504A),
-    _Row(_INFINEON, 0x15D1),
-    _Row(_ST, 0x104A),
-    _Row(_NUVOTON, 0x1050),
-    _Row(_ATMEL, 0x1114),
+    ChipRow(replace(_GOOGLE, name="cr50"), 0x1AE0, 0x0028),
+    ChipRow(replace(_GOOGLE, name="ti50"), 0x6666, 0x504A),
+    ChipRow(_INFINEON, 0x15D1),
+    ChipRow(_ST, 0x104A),
+    ChipRow(_NUVOTON, 0x1050),
+    ChipRow(_ATMEL, 0x1114),
 )
 """The first row that fits counts; rows of a whole vendor stand last."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from hwtpm.tis import ChipInfo
 from hwtpm.tis.registers import Sts
-from hwtpm.tis_spi.quirks import CHIPS, STRICT, quirks_of
+from hwtpm.tis_spi.quirks import CHIPS, STRICT, ChipRow, quirks_of
 
 CAPS_64 = 0x30000697
 
@@ -49,6 +49,11 @@ def test_an_unknown_chip_is_treated_strictly() -> None:
     assert STRICT.waits
     assert STRICT.status_before_chunk
     assert STRICT.max_sck_hz == 10_000_000
+
+
+def test_a_row_can_be_of_some_revisions_only() -> None:
+    row = ChipRow(STRICT, 0x15D1, 0x001B, frozenset({0x16}))
+    assert [row.fits(0x001B15D1, rid) for rid in (0x16, 0x10)] == [True, False]
 
 
 def test_only_chips_known_for_it_are_trusted_not_to_wait() -> None:

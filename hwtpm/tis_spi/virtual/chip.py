@@ -30,7 +30,7 @@ _TPM12_FAIL: Final = bytes.fromhex("00c4 0000000a 00000009")
 _TPM12_SELF_TESTS: Final = (0x50, 0x53)  # TPM_ORD_SelfTestFull, TPM_ORD_ContinueSelfTest
 _TPM20_FAIL: Final = bytes.fromhex("8001 0000000a 00000101")  # TPM_RC_FAILURE
 _TPM20_CANCELED: Final = bytes.fromhex("8001 0000000a 00000909")  # TPM_RC_CANCELED
-_TPM20_SELF_TESTS: Final = (0x143, 0x144)  # TPM2_SelfTest, TPM2_Startup
+_TPM20_SELF_TESTS: Final = (0x143,)  # TPM2_SelfTest
 
 
 class VirtualSpiChip:

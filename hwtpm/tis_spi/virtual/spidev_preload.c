@@ -153,11 +153,13 @@ static int open_spidev(const char *path, int flags)
     return failed(error);
 }
 
+#define HAS_MODE(flags) (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE)
+
 #define MODE_OF(flags, mode)                                                                       \
     do {                                                                                           \
         va_list rest;                                                                              \
         va_start(rest, flags);                                                                     \
-        mode = (flags) & (O_CREAT | O_TMPFILE) ? va_arg(rest, int) : 0;                            \
+        mode = HAS_MODE(flags) ? va_arg(rest, int) : 0;                                            \
         va_end(rest);                                                                              \
     } while (0)
 
