@@ -89,6 +89,11 @@ def test_the_last_piece_has_at_most_64_bytes(new: Device) -> None:
         assert new.pcr(0) == before
 
 
+def test_a_last_piece_too_long_is_one_without_a_calculation_too(new: Device) -> None:
+    for command in (SHA1Complete(bytes(65)), SHA1CompleteExtend(0, bytes(65))):
+        assert new.refusal(command) == Rc.SHA_ERROR
+
+
 def test_extending_a_pcr_that_is_not_there_or_not_ours(new: Device) -> None:
     new.run(SHA1Start())
     assert new.refusal(SHA1CompleteExtend(24, b"")) == Rc.BADINDEX

@@ -38,6 +38,8 @@ def test_templates_that_make_no_identity(owned: Device) -> None:
     assert make(owned, replace(TEMPLATE, key_flags=KeyFlag.MIGRATABLE)) == Rc.INVALID_KEYUSAGE
     assert make(owned, replace(TEMPLATE, algorithm_parms=der)) == Rc.BAD_KEY_PROPERTY
     assert make(owned, replace(TEMPLATE, algorithm_parms=small)) == Rc.BAD_KEY_PROPERTY
+    # 15.1 action 1.a comes before action 4.
+    assert make(owned, keys.signing_key(bits=1024)) == Rc.BAD_KEY_PROPERTY
 
 
 def test_an_identity_needs_srk_and_owner(owned: Device) -> None:

@@ -58,6 +58,12 @@ def locked(owned: Device) -> Device:
 # --- before the lock ---------------------------------------------------------------------------
 
 
+def test_nobody_proves_to_be_the_owner_that_there_is_not(new: Device) -> None:
+    """20.2 and 20.4 action 4.b, for commands that do without an owner."""
+    assert new.refusal(NvReadValue(DIR, 0, 4), WRONG) == Rc.AUTHFAIL
+    assert new.refusal(NvWriteValue(DIR, 0, ZEROS), WRONG) == Rc.AUTHFAIL
+
+
 @pytest.mark.alters
 def test_before_the_lock_everybody_does_everything(new: Device) -> None:
     assert new.refusal(NvDefineSpace(public(P.PPWRITE), ZEROS)) == Rc.SUCCESS

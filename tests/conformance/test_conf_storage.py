@@ -42,7 +42,7 @@ from hwtpm.tpm12.const import (
     SigScheme,
 )
 from hwtpm.tpm12.rc import Rc
-from hwtpm.tpm12.types import Key, PcrInfo, PcrSelection, RsaKeyParms, StoredData
+from hwtpm.tpm12.types import Key, PcrInfo, PcrInfoLong, PcrSelection, RsaKeyParms, StoredData
 
 DATA = Secret(b"what is sealed")
 ROOT = keys.srk(SRK)
@@ -90,6 +90,22 @@ def test_sealing_to_pcrs_in_the_1_1_form(owned: Device) -> None:
     assert seal.unseal(owned.client, ROOT, blob, USAGE) == DATA
     pcr.extend(owned.client, 16, ZEROS)
     assert owned.refusal(Unseal(SRK_HANDLE, blob), SRK, USAGE) == Rc.WRONGPCRVAL
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        PcrInfo(PcrSelection(bytes(3)), b"r" * 20, b"c" * 20),
+        PcrInfoLong(1, 0x1F, PcrSelection(bytes(3)), PcrSelection(bytes(3)), b"c" * 20, b"r" * 20),
+    ],
+    ids=["1.1", "1.2"],
+)
+def test_no_pcrs_have_a_digest_of_zeros(owned: Device, info: PcrInfo | PcrInfoLong) -> None:
+    """Part 2 8.1 action 4: digestAtCreation is set to zeros, digestAtRelease is not checked."""
+    blob = sealed(owned, info.encode())
+    made = type(info).decode(blob.seal_info)
+    assert (made.digest_at_creation, made.digest_at_release) == (ZEROS, b"r" * 20)
+    assert seal.unseal(owned.client, ROOT, blob, USAGE) == DATA
 
 
 def test_sealing_to_pcrs_and_localities_in_the_1_2_form(owned: Device) -> None:

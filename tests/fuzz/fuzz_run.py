@@ -157,6 +157,7 @@ class Episode:
         self.bench = Bench(self)
         self.over = False  # the two have parted for a known reason
         self.nv_locked = False
+        self.miscounted = False
         self.failures = 0  # wrong proofs since the owner forgave them
         self.log: list[str] = []
 
@@ -177,6 +178,7 @@ class Episode:
     # --- power -----------------------------------------------------------------------------------
 
     def power_cycle(self) -> None:
+        self.miscounted |= self.failures > 0  # ours keeps the count, libtpms does not
         kind = StartupType.CLEAR
         if self.rng.random() < 0.5:
             self.run(Plan(TABLE["TPM_SaveState"], {}))
@@ -212,6 +214,7 @@ class Episode:
         answers = self.run(Plan(TABLE["TPM_ResetLockValue"], {}, (auth,)))
         self.drop_session(session)
         self.over = bool(answers[0].rc)
+        self.miscounted = False
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -355,6 +358,7 @@ class Episode:
         if self.bench.own_ek:
             plan = replace(plan, note={**plan.note, "own_ek": True})
         plan.note["nv locked"] = self.nv_locked
+        plan.note["miscounted"] = self.miscounted
         ours, theirs = (self._issue(side, plan) for side in self.sides)
         self.log.append(f"{name} {ours.rc:#x} {theirs.rc:#x}")
         report.answered[name, ours.rc] += 1
@@ -457,6 +461,9 @@ class Episode:
                 or auth.session not in self.sides[0].sessions
             ):
                 self.drop_session(auth.session)
+        if plan.row.name in ENDS_OSAP:  # of libtpms' even if it refuses the command in the end
+            for name in [name for name, bound in self.grammar.sessions.items() if bound]:
+                self.drop_session(name)
         if rc in (Rc.RESOURCES, Rc.NOSPACE) and plan.row.name in _TAKES_ROOM:
             self.power_cycle()
         elif rc == 0 and plan.damage is None:
@@ -466,9 +473,6 @@ class Episode:
 
     def _keep(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         grammar, name = self.grammar, plan.row.name
-        if name in ENDS_OSAP:
-            for session in [name for name, bound in grammar.sessions.items() if bound]:
-                self.drop_session(session)
         if name == "TPM_NV_DefineSpace" and not plan.auths:
             self.nv_locked |= plan.fields["pub_info"].nv_index == NvIndex.LOCK
         if name in _ENDS_ALL:

@@ -229,6 +229,17 @@ class TestLoad:
         expected = outside.sign(b"s" * 20, padding.PKCS1v15(), PREHASHED)
         assert signature == expected
 
+    def test_a_session_for_a_key_is_for_no_other_of_the_same_modulus(
+        self, rig: Rig, tpm_identity: Identity, outside: rsa.RSAPrivateKey
+    ) -> None:
+        one = rig.load(wrap_outside(tpm_identity, outside))
+        other = rig.load(wrap_outside(tpm_identity, outside, key12(MIGRATABLE)))
+        with rig.osap(one.handle, KEY_AUTH) as session:
+            rig.client.execute(Sign(one.handle, bytes(20)), session)
+            with pytest.raises(TpmError) as refused:
+                rig.client.execute(Sign(other.handle, bytes(20)), session)
+        assert refused.value.rc == Rc.AUTHFAIL
+
     @pytest.mark.parametrize(
         ("changes", "rc"),
         [

@@ -289,7 +289,7 @@ def test_a_failed_command_ends_its_sessions() -> None:
     tail = opened[10:14] + bytes(20) + b"\1" + bytes(20)
     body = frame(NvReadValue(0x10000001, 0, 4))[10:] + tail
     command = struct.pack(">HII", 0xC2, 10 + len(body), 0xCF) + body
-    assert rc_of(engine.execute(command)) == Rc.NOSRK
+    assert rc_of(engine.execute(command)) == Rc.AUTHFAIL
     assert rc_of(engine.execute(command)) == Rc.INVALID_AUTHHANDLE
 
 

@@ -173,11 +173,11 @@ class Call:
         TPM_SetOwnerPointer has put in its place (18.1.1 action 4).
 
         Raises:
-            Refuse: NOSRK without an owner; what `authorise` raises.
+            Refuse: what `authorise` raises; AUTHFAIL or AUTH2FAIL, too, without an owner.
         """
         permanent = self.tpm.permanent
         if permanent.srk is None:
-            raise Refuse(Rc.NOSRK)
+            raise Refuse(Rc.AUTH2FAIL if self.delegated else Rc.AUTHFAIL)
         reference = self.tpm.volatile.owner_reference
         if reference == KeyHandleValue.OWNER:
             return self.authorise(permanent.owner_auth, OWNER_ENTITY, during_lockout=during_lockout)

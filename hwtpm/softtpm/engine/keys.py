@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -124,13 +123,16 @@ class LoadedKey:
     private: RSAPrivateKey
     condition: ReleaseCondition | None
     parent_condition: bool = False  # parentPCRStatus: a key above it is bound to PCRs
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def entity(self) -> tuple[int, bytes]:
         """What an OSAP session for this key is bound to."""
         if self.handle == KeyHandleValue.SRK:
             return int(EntityType.SRK), SRK_ENTITY_VALUE
-        return int(EntityType.KEYHANDLE), hashlib.sha1(self.key.pub_key).digest()
+        if not self._digest:
+            self._digest = self.key.digest_of_public_part()
+        return int(EntityType.KEYHANDLE), self._digest
 
     @property
     def public(self) -> PubKey:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwtpm.softtpm.engine.keys import ReleaseCondition, check_selection, parse_pcr_info
 from hwtpm.softtpm.engine.refusal import Refuse
-from hwtpm.softtpm.engine.state import Stclear
+from hwtpm.softtpm.engine.state import ZERO_DIGEST, Stclear
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import PcrComposite, PcrInfo, PcrSelection
 
@@ -56,10 +56,16 @@ def created_pcr_info(call: Call, form: int, info: bytes) -> bytes:
     parsed = parse_pcr_info(form, info)
     stclear = call.tpm.volatile
     if isinstance(parsed, PcrInfo):
-        digest = composite_of(stclear, parsed.pcr_selection).digest()
+        digest = _digest_at_creation(stclear, parsed.pcr_selection)
         return replace(parsed, digest_at_creation=digest).encode()
     return replace(
         parsed,
         locality_at_creation=1 << call.locality,
-        digest_at_creation=composite_of(stclear, parsed.creation_pcr_selection).digest(),
+        digest_at_creation=_digest_at_creation(stclear, parsed.creation_pcr_selection),
     ).encode()
+
+
+def _digest_at_creation(stclear: Stclear, selection: PcrSelection) -> bytes:
+    """Zeros if no PCR is selected (Part 2 section 8.1 action 4.a)."""
+    composite = composite_of(stclear, selection)
+    return composite.digest() if composite.values else ZERO_DIGEST

@@ -55,10 +55,10 @@ def sha1_update(call: Call, request: SHA1Update) -> NoReply:
 def _complete(call: Call, last: bytes) -> bytes:
     """The digest with the last bytes; the calculation ends whatever comes of it."""
     thread, call.tpm.sha1_thread = call.tpm.sha1_thread, None
-    if thread is None:
-        raise Refuse(Rc.SHA_THREAD)
     if len(last) > _BLOCK:
         raise Refuse(Rc.SHA_ERROR)
+    if thread is None:
+        raise Refuse(Rc.SHA_THREAD)
     thread.update(last)
     return thread.digest()
 

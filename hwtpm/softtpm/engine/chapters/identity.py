@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
@@ -29,6 +30,8 @@ from hwtpm.wire import WireError
 
 __all__: list[str] = []
 
+_MIN_BITS: Final = 2048  # 15.1 action 1.a
+
 
 @serves(MakeIdentity)
 def make_identity(call: Call, request: MakeIdentity) -> MakeIdentityReply:
@@ -38,7 +41,8 @@ def make_identity(call: Call, request: MakeIdentity) -> MakeIdentityReply:
     call.tails[0].continue_session = 0
     srk = call.tpm.root_key(KeyHandleValue.SRK)
     check_release(call, srk.condition)
-    check_properties(call, template)
+    if check_properties(call, template) < _MIN_BITS:
+        raise Refuse(Rc.BAD_KEY_PROPERTY)
     if template.key_usage != KeyUsage.IDENTITY or template.migratable:
         raise Refuse(Rc.INVALID_KEYUSAGE)
     key, private = create_wrapped(call, srk, template, auth, call.tpm.permanent.tpm_proof)
