@@ -253,12 +253,15 @@ class Exchange:
             timeout_s = BLIND_S + _IRQ_SLACK_S
             steps.await_irq(min(timeout_s, max(self._duration_s, _IRQ_SLACK_S)))
             return [(steps.get(), 0.0)]
-        pieces = self._pieces(self._learnt.size)
-        chunks = sum(-(-size // self._footing.chunk) for size in pieces)
-        writes = -(-len(self._command) // self._footing.chunk)
-        rest = chunks + len(pieces)  # with an STS before each further burst, and the final one
-        room = _FAST_TRANSFERS + max(writes - 1, 0) + chunks - 1 - steps.transfers - rest
+        bursts = len(self._pieces(self._learnt.size))
+        writes, reads = self._transfers(len(self._command)), self._transfers(self._learnt.size)
+        room = _FAST_TRANSFERS + (writes - 1) + (reads - 1)
+        # After the polls come the reads, an STS before each further burst, and a final one.
+        room -= steps.transfers + reads + bursts
         return self._poll(steps, min(max(room, 1), _FAST_POLLS))
+
+    def _transfers(self, size: int) -> int:
+        return sum(-(-piece // self._footing.chunk) for piece in self._pieces(size))
 
     def _poll(self, steps: Steps, wanted: int, *, paused: bool = True) -> list[tuple[int, float]]:
         """(number, time since tpmGo) of STS reads; as many as the learnt busy ones, and more."""
@@ -303,7 +306,7 @@ class Exchange:
         if found is None:
             return None
         if not self._footing.irq:
-            self._learnt.hit(polls[found][1])
+            self._learnt.hit(polls[found][1], found)
         return results.value(polls[-1][0])
 
     def _answer(self, results: Results, polls: list[tuple[int, float]]) -> int | None:

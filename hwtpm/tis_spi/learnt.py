@@ -27,8 +27,8 @@ _ORDINALS: Final = 64
 class Learnt:
     """About one ordinal: time from tpmGo to the answer, polls that said "busy", response size.
 
-    `delay_s` is None and `size` 0 as long as nothing is known. `hits` counts commands since polls
-    missed the answer.
+    `delay_s` is None and `size` 0 as long as nothing is known. `hits` counts answers that
+    came before the last of the busy polls.
     """
 
     delay_s: float | None = None
@@ -59,16 +59,17 @@ class Learnt:
             pauses = [self.delay_s * _MARGIN / count] * count
         return [min(max(pause, shortest_s), longest_s) for pause in pauses]
 
-    def hit(self, after_s: float) -> None:
-        """A poll of the first batch found the answer, `after_s` after tpmGo."""
+    def hit(self, after_s: float, busy: int) -> None:
+        """Poll number `busy` of the first batch found the answer, `after_s` after tpmGo."""
         known_s = self.delay_s
         if known_s is None or after_s > known_s:
             self.delay_s = after_s
         else:
             self.delay_s = known_s + _FORGETTING * (after_s - known_s)
-        self.hits += 1
-        if self.hits % _HITS_PER_POLL == 0:
-            self.busy = max(self.busy - 1, 0)
+        self.hits += busy < self.busy
+        if self.hits >= _HITS_PER_POLL:
+            self.hits = 0
+            self.busy -= 1
 
     def missed(self, after_s: float, busy: int) -> None:
         """The answer came after the first batch; `busy` polls did not find it.
