@@ -170,7 +170,11 @@ def _bad(model: Model, opcode: int) -> bytes:
 KNOWN = {*range(0x10, 0x40), *range(0x80, 0x90), *range(0x94, 0x98), 0x9C, 0x9D}
 BYTE = st.integers(0, 255)
 SHIFTS = st.sampled_from([opcode for opcode in range(0x10, 0x40) if not opcode & 2])
+SELECT = st.sampled_from([0x00, 0x02, 0x08, 0x0A]).map(lambda values: (_set_low, values, DRIVEN))
 STEPS = st.one_of(
+    SELECT,
+    SELECT,
+    st.tuples(st.just(_shift_bytes), SHIFTS, st.binary(min_size=1, max_size=4)),
     st.tuples(st.just(_shift_bytes), SHIFTS, st.binary(min_size=1, max_size=20)),
     st.tuples(st.just(_shift_bits), SHIFTS.map(lambda each: each | 2), BYTE, st.integers(1, 8)),
     st.tuples(st.just(_set_low), BYTE, BYTE),
@@ -194,7 +198,7 @@ def _fresh() -> Bench:
 
 
 @given(
-    steps=st.lists(STEPS, max_size=40),
+    steps=st.lists(STEPS, min_size=6, max_size=60),
     cuts=st.lists(st.integers(0, 400), max_size=6),
     recorded=st.booleans(),
 )

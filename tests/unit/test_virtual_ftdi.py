@@ -246,10 +246,14 @@ def test_a_wait_that_never_ends_is_left_by_the_bit_mode() -> None:
 def test_usb_takes_the_time_its_model_says() -> None:
     rig = bench()
     with spi_port(rig) as port:
-        rig.port.costs = Costs(bulk_out_s=0.001, bulk_in_s=0.002)
+        rig.port.costs = Costs(control_s=0.01, bulk_out_s=0.001, bulk_in_s=0.002, byte_s=0.1)
         start_s = rig.clock.now()
         port.exchange(b"\x01", duplex=True)
-        assert rig.clock.now() - start_s == pytest.approx(0.003, abs=2e-6)
+        out, back = 19 + 1, 2 + 1
+        assert rig.clock.now() - start_s == pytest.approx(0.003 + 0.1 * (out + back), abs=2e-6)
+        start_s = rig.clock.now()
+        port._controller.ftdi.get_latency_timer()
+        assert rig.clock.now() - start_s == pytest.approx(0.01)
 
 
 # -- adapters on the bus
@@ -441,6 +445,7 @@ def test_an_interface_in_use_is_busy() -> None:
             second.write(0x02, b"\x87")
         assert caught.value.errno == errno.EBUSY
         controller.close()
+        assert second.write(0x02, b"\x87") == 1
 
 
 def _exchange(rig: Bench) -> None:

@@ -161,6 +161,46 @@ def test_a_narrow_port_has_no_high_byte() -> None:
     assert read_answers(port, 1) == b"\x00"
 
 
+def test_no_clock_reaches_the_slave_from_a_pin_that_is_an_input() -> None:
+    rig = bench()
+    port = rig.to_mpsse()
+    port.write(bytes.fromhex("80 00 0a 31 00 00 42 87"), TIMEOUT_S)
+    assert read_answers(port, 1) == b"\xff"
+    assert rig.slave.got == [b""]
+    port.write(bytes.fromhex("80 00 09 11 01 00 4200"), TIMEOUT_S)
+    assert rig.slave.got == [b"\xff\xff"]  # MOSI floats
+
+
+def test_two_slaves_that_answer_at_once_pull_miso_low_together() -> None:
+    rig, second = bench(Recorded(b"\xf3")), Recorded(b"\x3f")
+    rig.port.attach(second, cs_pin=4)
+    port = rig.to_mpsse()
+    port.write(bytes.fromhex("80 00 1b 31 00 00 42 87"), TIMEOUT_S)
+    assert read_answers(port, 1) == b"\x33"
+    assert rig.slave.got == second.got == [b"\x42"]
+
+
+def test_an_unfinished_byte_ends_with_its_chip_select() -> None:
+    rig = bench()
+    assert (
+        run(rig, bytes.fromhex("13 02 e0") + CS_HIGH + CS_LOW + b"\x31\x00\x00\x42", 1) == b"\xa5"
+    )
+    assert rig.slave.got == [b"", b"\x42"]
+
+
+def test_unplugging_lets_all_pins_go() -> None:
+    rig = bench()
+    port = rig.to_mpsse()
+    port.write(bytes.fromhex("9e 40 00") + CS_LOW, TIMEOUT_S)
+    rig.adapter.unplug()
+    assert not rig.slave.selected
+    assert port.pins.byte(0) == 0xFF
+    rig.adapter.plug()
+    rig.to_mpsse().write(bytes.fromhex("80 40 4b"), TIMEOUT_S)
+    port.pins.connect(6, lambda: False)
+    assert port.pins.level(6)  # driven high again, no longer open-drain
+
+
 def test_entering_and_leaving_mpsse_mode_releases_all_pins() -> None:
     rig = bench()
     port = rig.to_mpsse()
@@ -291,6 +331,20 @@ def test_the_latency_timer_runs_on_from_the_last_packet() -> None:
     read_answers(port, 1)
     assert rig.clock.now() == start_s
     assert port.counters.latency_waits == 1
+
+
+def test_send_immediate_with_nothing_to_send_does_nothing() -> None:
+    rig = bench()
+    port = rig.to_mpsse()
+    port.write(SEND_IMMEDIATE + b"\x81", TIMEOUT_S)
+    read_answers(port, 1)
+    assert port.counters.latency_waits == 1
+
+
+def test_status_bytes_tell_the_speed() -> None:
+    for high_speed, status in ((True, b"\x32\x60"), (False, b"\x31\x60")):
+        port = bench(high_speed=high_speed).to_mpsse()
+        assert port.read(512, TIMEOUT_S) == port.control(0x05, 0) == status
 
 
 def test_packets_are_full_but_the_last() -> None:
