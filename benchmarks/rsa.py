@@ -114,6 +114,6 @@ ROWS: Final = (
             (release_log, "ReleaseTransportSigned"),
         )
     ),
-    of(create_wrap_key, "CreateWrapKey", times=2, aim=_KEY_AIM),
-    of(make_identity, "MakeIdentity", times=2, aim=_KEY_AIM),
+    of(create_wrap_key, "CreateWrapKey", times=3, aim=_KEY_AIM),
+    of(make_identity, "MakeIdentity", times=3, aim=_KEY_AIM),
 )
