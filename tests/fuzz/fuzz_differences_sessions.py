@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from differences import LACKING
-from fuzz_known import Known
+from fuzz_known import Known, damaged
 from fuzz_sides import Plan
 
-from hwtpm.tpm12.const import EVERY_LOCALITY, NUM_PCRS, EntityType, ResourceType
+from hwtpm.tpm12.const import EVERY_LOCALITY, NUM_PCRS, EntityType, KeyUsage, ResourceType
 from hwtpm.tpm12.delegation import is_well_formed
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.table import TABLE
@@ -141,6 +141,40 @@ KNOWN: Final[tuple[Known, ...]] = (
         _field_of("resource_type", ResourceType.DAA_TPM, ResourceType.TRANS),
     ),
     Known(
+        "TPM_KeyControlOwner",
+        {Rc.SUCCESS, Rc.BAD_PARAMETER, Rc.BAD_MODE},
+        {Rc.INVALID_KEYUSAGE},
+        "21.1 does not look at the usage; libtpms lets the owner keep no migration key",
+        lambda plan: plan.note.get("usage", KeyUsage.MIGRATE) == KeyUsage.MIGRATE,
+    ),
+    Known(
+        "TPM_MigrateKey",
+        {Rc.INAPPROPRIATE_ENC},
+        {Rc.DECRYPT_ERROR, Rc.BAD_DATASIZE},
+        "11.4 action 2 comes before 4; libtpms looks at the new key's scheme when it encrypts",
+    ),
+    Known(
+        "TPM_ChangeAuthAsymStart",
+        {Rc.AUTHFAIL},
+        {Rc.INVALID_KEYUSAGE},
+        "27.4.1 action 1: the AuthData before the usage; libtpms without a session the other way",
+        lambda plan: not plan.auths,
+    ),
+    Known(
+        "TPM_ChangeAuthAsymStart",
+        REFUSED,
+        UNDECODED,
+        "key parameters that do not decode; libtpms decodes them before it looks at anything",
+        lambda plan: not plan.note.get("meant"),
+    ),
+    Known(
+        "TPM_LoadKeyContext TPM_LoadAuthContext TPM_LoadContext",
+        {Rc.BADCONTEXT},
+        UNDECODED | {Rc.INVALID_AUTHHANDLE, Rc.WRONG_ENTITYTYPE},
+        "21.3 action 6.e; libtpms decodes what it has decrypted before it checks the digest",
+        damaged,
+    ),
+    Known(
         "TPM_LoadContext TPM_LoadKeyContext TPM_LoadAuthContext",
         REFUSED,
         UNDECODED,
@@ -150,7 +184,7 @@ KNOWN: Final[tuple[Known, ...]] = (
     Known(
         "TPM_CMK_ConvertMigration TPM_CMK_CreateBlob",
         REFUSED,
-        UNDECODED,
+        REFUSED,
         "several fields that fit nothing: Part 3 gives their decoding no order, libtpms decodes all"
         " before it looks at state, handles and sessions",
         lambda plan: not plan.note.get("meant"),
@@ -183,7 +217,7 @@ ENDS_OSAP: Final = frozenset(
     }
 )
 """19.1 action 4 and its like end "all OSAP sessions associated with the delegation table"; libtpms
-ends all OSAP sessions."""
+ends all OSAP sessions, also if it refuses the command afterwards."""
 
 OPAQUE: Final[frozenset[tuple[str, str]]] = frozenset(
     {

@@ -79,7 +79,7 @@ def change_auth_asym(bench: Bench) -> None:
     identity = bench.key(KeyUsage.IDENTITY)
     nonce = bench.rng.randbytes(20)
     fields = {"id_handle": bench.handle(identity), "anti_replay": nonce, "temp_key": EPHEMERAL}
-    started = bench.send("TPM_ChangeAuthAsymStart", fields, bench.auths(identity))
+    started = bench.send("TPM_ChangeAuthAsymStart", fields, bench.auths(identity), meant=True)
     name = bench.grammar.name("ephemeral")
     validate = ChangeAuthValidate(NEW_AUTH, nonce).encode()
     for side, reply in zip(bench.sides, started, strict=True):
@@ -138,10 +138,12 @@ def control(bench: Bench) -> None:
         "pub_key": bench.public(key) if bench.chance(0.9) else bench.srk,
         "bit_name": 1 if bench.chance(0.95) else bench.pick(0, 2, 0xFFFFFFFF),
     }
-    bench.send("TPM_KeyControlOwner", {**fields, "bit_value": True}, bench.auths("owner"))
+    usage = bench.grammar.loaded[key].key.key_usage
+    on, off = {**fields, "bit_value": True}, {**fields, "bit_value": False}
+    bench.send("TPM_KeyControlOwner", on, bench.auths("owner"), usage=usage)
     if bench.chance(0.3):
         bench.episode.flush(TABLE["TPM_FlushSpecific"], "key")
-    bench.send("TPM_KeyControlOwner", {**fields, "bit_value": False}, bench.auths("owner"))
+    bench.send("TPM_KeyControlOwner", off, bench.auths("owner"), usage=usage)
 
 
 @recipe("TPM_MakeIdentity")

@@ -449,11 +449,15 @@ class Episode:
         if {answers[0].rc, answers[1].rc} & {Rc.AUTHFAIL, Rc.AUTH2FAIL}:
             self.failures += 1
         through = plan.through
-        if through is not None and (answers[0].outer or not through.auth.go_on):
+        outer = any(answer.outer for answer in answers)
+        if through is not None and (outer or not through.auth.go_on):
             self.bench.transports.pop(through.auth.session, None)
             self.drop_session(through.auth.session)
-        if answers[0].outer:
+        if outer:
             return
+        if plan.row.name in ENDS_OSAP:
+            for session in [name for name, bound in self.grammar.sessions.items() if bound]:
+                self.drop_session(session)
         for auth in plan.auths:
             if (
                 plan.damage is not None
