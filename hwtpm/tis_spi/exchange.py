@@ -7,7 +7,7 @@ somebody more careful can carry on. It never returns bytes that the chip has not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -198,18 +198,8 @@ class Exchange:
         if sts is None:
             sts = yield from self._await(len(polls))
             return (yield from self._fetch(sts, self._learnt.size))
-        size = self._size(results.data([n for _, numbers, _ in reads for n in numbers]))
-        data, at = b"", 0
-        for number, numbers, wanted in reads:
-            credit = Sts.BURST_COUNT.of(results.value(number))
-            if not footing.static and min(wanted, size - at) > credit:
-                raise Surprise(f"burst count {credit} was less than planned")
-            data += results.data(numbers)
-            at += wanted
-        sts = self._sound(results.value(final))
-        if len(data) < size:
-            return (yield from self._fetch(sts, size, data))
-        return self._finished(data[:size], sts)
+        data = self._gathered(results, reads, b"")
+        return (yield from self._fetch(self._sound(results.value(final)), len(data), data))
 
     # -- pieces of both
 
@@ -231,18 +221,19 @@ class Exchange:
             raise Surprise(f"not ready for the command (STS {sts:#010x})")
         self._footing.burst = burst
 
-    def _pieces(self, size: int) -> list[int]:
+    def _pieces(self, size: int, *, reading: bool = False) -> list[int]:
         """How many bytes may go through the FIFO before STS is read again, up to `size`."""
-        if self._footing.static:
-            return [size]
-        burst = self._footing.burst
-        return [min(burst, size - at) for at in range(0, size, burst)]
+        footing = self._footing
+        most = size if footing.static else footing.burst
+        if reading and footing.status_before_chunk:
+            most = min(most, footing.chunk)
+        return [min(most, size - at) for at in range(0, size, most)]
 
-    def _plan_read(self, steps: Steps, deciding: int) -> list[tuple[int, list[int], int]]:
+    def _plan_read(self, steps: Steps, deciding: int) -> list[tuple[int | None, list[int], int]]:
         """(number of the STS before, numbers of the FIFO reads, their bytes) of each burst."""
-        reads: list[tuple[int, list[int], int]] = []
+        reads: list[tuple[int | None, list[int], int]] = []
         number = deciding
-        for size in self._pieces(self._learnt.size):
+        for size in self._pieces(self._learnt.size, reading=True):
             if reads:
                 number = steps.get()
             reads.append((number, steps.fetch(size), size))
@@ -253,15 +244,16 @@ class Exchange:
             timeout_s = BLIND_S + _IRQ_SLACK_S
             steps.await_irq(min(timeout_s, max(self._duration_s, _IRQ_SLACK_S)))
             return [(steps.get(), 0.0)]
-        bursts = len(self._pieces(self._learnt.size))
-        writes, reads = self._transfers(len(self._command)), self._transfers(self._learnt.size)
+        pieces = self._pieces(self._learnt.size, reading=True)
+        bursts, reads = len(pieces), self._transfers(pieces)
+        writes = self._transfers(self._pieces(len(self._command)))
         room = _FAST_TRANSFERS + (writes - 1) + (reads - 1)
         # After the polls come the reads, an STS before each further burst, and a final one.
         room -= steps.transfers + reads + bursts
         return self._poll(steps, min(max(room, 1), _FAST_POLLS))
 
-    def _transfers(self, size: int) -> int:
-        return sum(-(-piece // self._footing.chunk) for piece in self._pieces(size))
+    def _transfers(self, pieces: list[int]) -> int:
+        return sum(-(-piece // self._footing.chunk) for piece in pieces)
 
     def _poll(self, steps: Steps, wanted: int, *, paused: bool = True) -> list[tuple[int, float]]:
         """(number, time since tpmGo) of STS reads; as many as the learnt busy ones, and more."""
@@ -306,7 +298,8 @@ class Exchange:
         if found is None:
             return None
         if not self._footing.irq:
-            self._learnt.hit(polls[found][1], found)
+            last = 0 < found == len(polls) - 1
+            self._learnt.hit(polls[found][1], found, last=last)
         return results.value(polls[-1][0])
 
     def _answer(self, results: Results, polls: list[tuple[int, float]]) -> int | None:
@@ -364,10 +357,17 @@ class Exchange:
             pause_s = min(2 * pause_s, max(_SLOWEST_PAUSE_S, footing.poll_s))
 
     def _fetch(self, sts: int, size: int, data: bytes = b"") -> SpiFlow[bytes]:
-        """The rest of the response, of which `size` bytes are expected; `sts` allows the start."""
+        """The response, of which `data` have been read and `size` bytes are expected.
+
+        `sts` was read after `data`, and allows to read on.
+        """
         footing = self._footing
         self.read = True
         while True:
+            if len(data) >= SIZE_FIELD_END:
+                size = self._size(data)
+                if len(data) >= size:
+                    return self._finished(data[:size], sts)
             burst = Sts.BURST_COUNT.of(sts)
             if not answered(sts) or not burst:
                 raise Surprise(f"no burst count within the response (STS {sts:#010x})")
@@ -375,22 +375,32 @@ class Exchange:
             if not footing.static:
                 want = min(want, burst)
             steps = footing.steps()
-            numbers: list[int] = []
-            while want:
-                if numbers and footing.status_before_chunk:
-                    steps.get()
-                step = min(want, footing.chunk)
-                numbers += steps.fetch(step)
-                want -= step
+            reads: list[tuple[int | None, list[int], int]] = []
+            chunk = footing.chunk if footing.status_before_chunk else want
+            for at in range(0, want, chunk):
+                number = steps.get() if at else None
+                step = min(chunk, want - at)
+                reads.append((number, steps.fetch(step), step))
             final = steps.get()
             results = yield from self._run(steps)
             self._all_made(results)
-            data += results.data(numbers)
+            data = self._gathered(results, reads, data)
             sts = self._sound(results.value(final))
-            if len(data) >= SIZE_FIELD_END:
-                size = self._size(data)
-                if len(data) >= size:
-                    return self._finished(data[:size], sts)
+
+    def _gathered(
+        self, results: Results, reads: Sequence[tuple[int | None, list[int], int]], data: bytes
+    ) -> bytes:
+        """`data` and what was read after it, if no read went beyond the burst count before it."""
+        at = len(data)
+        data += results.data([number for _, numbers, _ in reads for number in numbers])
+        end = self._size(data) if len(data) >= SIZE_FIELD_END else len(data)
+        for number, _, wanted in reads:
+            if number is not None and not self._footing.static:
+                credit = Sts.BURST_COUNT.of(results.value(number))
+                if min(wanted, end - at) > credit:
+                    raise Surprise(f"the burst count shrank to {credit} within a response")
+            at += wanted
+        return data
 
     def _size(self, data: bytes) -> int:
         size = int.from_bytes(data[2:SIZE_FIELD_END], "big")

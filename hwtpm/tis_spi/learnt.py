@@ -17,6 +17,9 @@ _NO_TIME_S: Final = 0.00005
 
 _MARGIN: Final = 1.2
 _FORGETTING: Final = 0.25
+_DRIFT: Final = 0.995
+"""A delay that nothing shows to be too long shrinks until, once in a while, it is too short."""
+
 _MOST_POLLS: Final = 16
 _HITS_PER_POLL: Final = 16
 _WORTH_POLLING_S: Final = 0.020
@@ -59,13 +62,17 @@ class Learnt:
             pauses = [self.delay_s * _MARGIN / count] * count
         return [min(max(pause, shortest_s), longest_s) for pause in pauses]
 
-    def hit(self, after_s: float, busy: int) -> None:
-        """Poll number `busy` of the first batch found the answer, `after_s` after tpmGo."""
-        known_s = self.delay_s
-        if known_s is None or after_s > known_s:
+    def hit(self, after_s: float, busy: int, *, last: bool) -> None:
+        """Poll number `busy` of the first batch found the answer, `after_s` after tpmGo.
+
+        Whether it was the `last` of several: then the delay is just right.
+        """
+        if self.delay_s is None:
             self.delay_s = after_s
-        else:
-            self.delay_s = known_s + _FORGETTING * (after_s - known_s)
+        elif after_s < self.delay_s:
+            self.delay_s += _FORGETTING * (after_s - self.delay_s)
+        elif not last:
+            self.delay_s *= _DRIFT
         self.hits += busy < self.busy
         if self.hits >= _HITS_PER_POLL:
             self.hits = 0
