@@ -100,6 +100,20 @@ KNOWN: Final[tuple[Known, ...]] = (
         _field_of("entity_type", EntityType.DATA),
     ),
     Known(
+        "*",
+        {Rc.DISABLED, Rc.DEACTIVATED},
+        UNDECODED,
+        "a field that does not decode in a TPM that is disabled or deactivated: Part 3 gives these"
+        " checks no order",
+    ),
+    Known(
+        "TPM_ActivateIdentity",
+        {Rc.AUTHFAIL, Rc.AUTH2FAIL, Rc.INVALID_KEYHANDLE},
+        {Rc.AUTHFAIL, Rc.AUTH2FAIL},
+        "15.2 proves the owner, the second session, first; libtpms counts in that order",
+        lambda plan: not all(auth.honest for auth in plan.auths),
+    ),
+    Known(
         "TPM_DirRead TPM_DirWriteAuth",
         {Rc.NOSRK},
         {Rc.SUCCESS, Rc.BADINDEX, Rc.AUTHFAIL},
@@ -241,8 +255,6 @@ OPAQUE: Final[frozenset[tuple[str, str]]] = frozenset(
         ("TPM_CMK_CreateBlob", "random"),
         ("TPM_CMK_CreateBlob", "out_data"),
         ("TPM_CMK_ConvertMigration", "out_data"),
-        ("TPM_DAA_Join", "output_data"),
-        ("TPM_DAA_Sign", "output_data"),
         ("TPM_CreateRevocableEK", "pub_endorsement_key"),
         ("TPM_CreateRevocableEK", "checksum"),
         ("TPM_CreateRevocableEK", "output_ekreset"),
@@ -264,9 +276,12 @@ VENDOR_SIZE: Final = frozenset(
         "TPM_Delegate_CreateKeyDelegation",
         "TPM_Delegate_CreateOwnerDelegation",
         "TPM_Delegate_UpdateVerification",
+        "TPM_DAA_Join",
+        "TPM_DAA_Sign",
     }
 )
-"""Commands that make blobs which the TPM alone reads again, of any size."""
+"""Commands that make blobs which the TPM alone reads again, or numbers that libtpms writes without
+leading zeros: of any size. That the numbers prove what they shall the issuer finds out."""
 
 
 def _without_digest(plan: Plan, auth: MigrationKeyAuth) -> object:

@@ -209,7 +209,9 @@ class Bench:
         codecs = {
             name: codec
             for name, codec in row.request.layout.codecs.items()
-            if not isinstance(codec, Handle) and codec.spec_name != "TPM_ENCAUTH"
+            if not isinstance(codec, Handle)
+            and getattr(codec, "spec_name", "") not in ("TPM_ENCAUTH", "TPM_TRANSPORT_PUBLIC")
+            and name != "secret"  # the fuzzer has to know it
         }
         if not codecs:
             return fields

@@ -364,6 +364,8 @@ class Episode:
         report.answered[name, ours.rc] += 1
         if ours.rc != theirs.rc or ours.outer != theirs.outer:
             self._judge(plan, ours.rc, theirs.rc)
+            if ours.outer != theirs.outer:
+                raise Parted  # one of them has tried the wrapped command
         elif (field_name := self._differs(plan, ours, theirs)) is not None:
             self._note(f"{name}.{field_name}", _told(plan, ours, theirs, field_name))
         if ours.rc == 0:
