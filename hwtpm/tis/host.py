@@ -239,16 +239,18 @@ class TisHost:
         *,
         go: bool = False,
         again: bool = False,
+        since_s: float | None = None,
     ) -> Flow[bytes]:
         """The response to a command that the chip has; the second half of `transmit`.
 
         `go` writes tpmGo first: a chip that executes already ignores it. `again` writes
-        responseRetry first: what has been read of the response comes once more.
+        responseRetry first: what has been read of the response comes once more. `since_s` is when
+        the command was started, now if None.
 
         Raises:
             Cancelled, Timeout, ProtocolError, BusError: as `transmit`.
         """
-        response = yield from self._in_order(self._fetch(duration_s, cancelled, go, again))
+        response = yield from self._in_order(self._fetch(duration_s, cancelled, go, again, since_s))
         with suppress(HwtpmError):
             # The response is complete; a link that fails now fails the next command.
             yield from self._put(STS, self._owned(), Sts.COMMAND_READY)
@@ -281,13 +283,18 @@ class TisHost:
         yield from self._put(STS, self._owned(), Sts.GO)
 
     def _fetch(
-        self, duration_s: float, cancelled: Callable[[], bool], go: bool, again: bool
+        self,
+        duration_s: float,
+        cancelled: Callable[[], bool],
+        go: bool,
+        again: bool,
+        since_s: float | None,
     ) -> Flow[bytes]:
         if go:
             yield from self._put(STS, self._owned(), Sts.GO)
         if again:
             yield from self._put(STS, self._owned(), Sts.RETRY)
-        yield from self._await_response(duration_s, cancelled)
+        yield from self._await_response(duration_s, cancelled, since_s)
         by_s = (yield from now()) + self.timeouts.transfer_s
         return (yield from self._receive(by_s))
 
@@ -356,7 +363,9 @@ class TisHost:
             self._credit -= size
             sent += size
 
-    def _await_response(self, duration_s: float, cancelled: Callable[[], bool]) -> Flow[None]:
+    def _await_response(
+        self, duration_s: float, cancelled: Callable[[], bool], since_s: float | None
+    ) -> Flow[None]:
         asked = False
 
         def over(sts: int) -> bool:
@@ -364,8 +373,9 @@ class TisHost:
             asked = asked or cancelled()
             return answered(sts) or went_ready(sts) or asked
 
-        deadline_s = (yield from now()) + max(duration_s, 0.0)
-        sts = yield from self._await_sts(over, deadline_s, "response")
+        since_s = (yield from now()) if since_s is None else since_s
+        deadline_s = since_s + max(duration_s, 0.0)
+        sts = yield from self._poll(self._sts, over, deadline_s, "response", since_s)
         if asked and not answered(sts) and not went_ready(sts):
             if not self.tpm20:
                 raise Cancelled(f"{self.device}: command cancelled")
@@ -531,8 +541,9 @@ class TisHost:
         accept: Callable[[int], bool],
         deadline_s: float,
         awaited: str,
+        since_s: float | None = None,
     ) -> Flow[int]:
-        start_s = yield from now()
+        start_s = (yield from now()) if since_s is None else since_s
         delay_s = 0.0
         while True:
             # The time is taken first: whoever wakes up late still looks once more.

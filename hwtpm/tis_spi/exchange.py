@@ -273,6 +273,7 @@ class Exchange:
     def _start(self, steps: Steps, go: int) -> SpiFlow[Results]:
         """Do the batch with tpmGo."""
         self.go = True  # unless the results say that it did not come so far
+        self.go_s = yield from clock()
         results = yield from self._run(steps)
         self.go = results.made > go
         self.go_s = (yield from clock()) - steps.paused_s

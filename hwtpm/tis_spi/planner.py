@@ -104,6 +104,7 @@ class SpiHost:
         self._footing = Footing(limits, max_response=max_response)
         self._capability = 0
         self._proofs = self._strikes = self._irqs_missed = 0
+        self._responsive = False
         self._used_s: float | None = None
         if quirks is not None:
             self._heed(quirks)
@@ -339,6 +340,7 @@ class SpiHost:
             raise
         else:
             self._proofs += 1
+            self._responsive = True
             return response
         return (yield from self._rescue(exchange, surprise, command, duration_s, cancelled))
 
@@ -356,7 +358,6 @@ class SpiHost:
         if not exchange.go:
             yield from self.abort()
             return (yield from self._slow(command, duration_s, cancelled))
-        left_s = max(duration_s - ((yield from clock()) - exchange.go_s), 0.0)
         if not exchange.accepted:
             sts = yield from self._conviction()
             wants_more = sts & Sts.VALID and sts & Sts.EXPECT and not sts & Sts.DATA_AVAIL
@@ -372,12 +373,16 @@ class SpiHost:
                 )
         # A chip that executes, or has, ignores another tpmGo.
         flow = self.host.collect(
-            left_s,
+            duration_s,
             cancelled,
             go=not exchange.accepted,
-            again=exchange.read or not exchange.accepted,
+            # Not without need: where the command never arrived, the last response would come again.
+            again=exchange.read,
+            since_s=exchange.go_s,
         )
-        return (yield from self._slowly(flow))
+        response = yield from self._slowly(flow)
+        self._responsive = True
+        return response
 
     def _conviction(self) -> SpiFlow[int]:
         """What STS shows several times in a row; what it shows at last if it never settles; C."""
@@ -397,7 +402,10 @@ class SpiHost:
         self, command: bytes, duration_s: float, cancelled: Callable[[], bool]
     ) -> SpiFlow[bytes]:
         self._footing.standing = Standing.UNKNOWN
-        return (yield from self._slowly(self.host.transmit(command, duration_s, cancelled)))
+        flow = self.host.transmit(command, duration_s, cancelled)
+        response = yield from self._slowly(flow)
+        self._responsive = True
+        return response
 
     # -- between commands
 
@@ -405,6 +413,9 @@ class SpiHost:
         """Whether the next command can be written in a batch; makes the chip ready if it must."""
         footing = self._footing
         if self.plan is Plan.SLOW or self.host.locality is None:
+            return False
+        if self.quirks.status_resends and not self._responsive:
+            # The status may be stuck: tpmGo must wait until it is seen not to be.
             return False
         if footing.standing is Standing.READY or (
             footing.standing is Standing.ANSWERED and footing.nudges is not None

@@ -15,26 +15,25 @@ from hypothesis import strategies as st
 from spi_memory_bus import LIMITS, SpiBench
 
 from hwtpm.errors import HwtpmError
-from hwtpm.tis import (
-    PC_CLIENT_TPM12,
-    PC_CLIENT_TPM20,
-    QEMU_TPM12,
-)
+from hwtpm.tis import PC_CLIENT_TPM12, PC_CLIENT_TPM20, QEMU_TPM12, Personality
 from hwtpm.tis.registers import ACCESS, STS, Access, Sts
 from hwtpm.tis_lpc_sim.faults import (
     BitFault,
     BurstFault,
     Fault,
+    FaultyRegisters,
     Since,
     TruncateFault,
     late_valid,
     refused_locality,
     zero_bursts,
 )
+from hwtpm.tis_spi.bus import BusLimits
 from hwtpm.tis_spi.planner import Plan, SpiHost
 from hwtpm.tis_spi.transport import SpiTis
 from hwtpm.tis_spi.virtual import Habits
-from hwtpm.tis_spi.virtual.habits import seeded_waits, stuck_status, stuck_valid
+from hwtpm.tis_spi.virtual.habits import FlippedBit, seeded_waits, stuck_status, stuck_valid
+from hwtpm.tis_spi.virtual.slave import BitProtocol
 
 T = TypeVar("T")
 
@@ -153,14 +152,8 @@ buses = st.sampled_from(
 plans = st.sampled_from(Plan)
 
 
-def bench(habits: Habits, limits: object, plan: Plan) -> SpiBench:
-    made = SpiBench(
-        habits,
-        answer_to,
-        limits=limits,
-        most=plan,
-        duration_s=DURATION_S,  # type: ignore[arg-type]
-    )
+def bench(habits: Habits, limits: BusLimits, plan: Plan) -> SpiBench:
+    made = SpiBench(habits, answer_to, limits=limits, most=plan, duration_s=DURATION_S)
     made.chip.habits = habits
     return made
 
@@ -198,7 +191,7 @@ def reopened(made: SpiBench, command: bytes) -> None:
 @given(commands, habits_with(some(tolerable), regular_waits), buses, plans)
 @settings(deadline=None)
 def test_what_a_chip_may_do_costs_nothing_but_time(
-    sent: list[bytes], habits: Habits, limits: object, plan: Plan
+    sent: list[bytes], habits: Habits, limits: BusLimits, plan: Plan
 ) -> None:
     made = bench(habits, limits, plan)
     within_its_time(made, made.tis.probe)
@@ -210,10 +203,68 @@ def test_what_a_chip_may_do_costs_nothing_but_time(
     event(f"{made.host.plan!r} after {plan!r}")
 
 
+def spoil(made: SpiBench, habits: Habits) -> None:
+    """From now on the chip has these habits, as far as they are not its personality's."""
+    chip = made.chip
+    chip.habits = replace(habits, personality=chip.habits.personality, boot_s=0.0)
+    chip._registers = FaultyRegisters(chip.core, habits.faults)
+    chip._protocol = BitProtocol(chip, chip.habits, chip.counters)
+
+
+def proven(personality: Personality, limits: BusLimits, command: bytes) -> SpiBench:
+    """A driver that takes its chip for a fast one."""
+    made = bench(Habits(personality), limits, Plan.FAST)
+    made.tis.probe()
+    for _ in range(5):
+        assert made.tis.execute(command) == answer_to(command, 0)
+    return made
+
+
+@given(commands, personalities, habits_with(some(troubles)), buses)
+@settings(deadline=None)
+def test_chip_that_disappoints_after_it_proved_itself(
+    sent: list[bytes], personality: Personality, habits: Habits, limits: BusLimits
+) -> None:
+    made = proven(personality, limits, sent[-1])
+    event(f"{made.host.plan!r}, irq {made.host._footing.irq}")
+    spoil(made, habits)
+    for command in sent:
+        executed = len(made.executed)
+        got = within_its_time(made, lambda command=command: made.tis.execute(command))
+        check(made, command, got, executed)
+    event(f"{made.host.plan!r} at the end")
+    reopened(made, sent[0])
+
+
+@given(commands, personalities, buses, plans, st.integers(0, 120), st.integers(24, 600))
+@settings(deadline=None)
+def test_one_flipped_bit_is_never_taken_for_anything_but_itself(
+    sent: list[bytes],
+    personality: Personality,
+    limits: BusLimits,
+    plan: Plan,
+    transaction: int,
+    bit: int,
+) -> None:
+    habits = Habits(personality, flipped_bit=FlippedBit(transaction, bit % 72))
+    made = bench(habits, limits, plan)
+    within_its_time(made, made.tis.probe)
+    for command in sent:
+        executed = len(made.executed)
+        got = within_its_time(made, lambda command=command: made.tis.execute(command))
+        right = answer_to(command, 0)
+        if isinstance(got, bytes) and got != right and len(got) == len(right):
+            # Nobody can see that a response's content has changed on its way.
+            wrong = int.from_bytes(got, "big") ^ int.from_bytes(right, "big")
+            assert wrong.bit_count() == 1
+            got = right
+        check(made, command, got, executed)
+
+
 @given(commands, habits_with(some(troubles)), buses, plans)
 @settings(deadline=None)
 def test_trouble_is_a_right_answer_or_a_typed_error_and_the_next_open_works(
-    sent: list[bytes], habits: Habits, limits: object, plan: Plan
+    sent: list[bytes], habits: Habits, limits: BusLimits, plan: Plan
 ) -> None:
     made = bench(habits, limits, plan)
     within_its_time(made, made.tis.probe)
@@ -227,7 +278,7 @@ def test_trouble_is_a_right_answer_or_a_typed_error_and_the_next_open_works(
 @given(commands, habits_with(some(tolerable)), buses, plans, st.integers(0, 150))
 @settings(deadline=None)
 def test_adapter_or_chip_that_vanishes_at_any_transfer(
-    sent: list[bytes], habits: Habits, limits: object, plan: Plan, at: int
+    sent: list[bytes], habits: Habits, limits: BusLimits, plan: Plan, at: int
 ) -> None:
     made = bench(habits, limits, plan)
     if at % 2:
