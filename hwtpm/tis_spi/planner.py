@@ -505,7 +505,7 @@ class SpiHost:
             self.plan = Plan.SLOW
         elif self.plan is Plan.FAST:
             self.plan = Plan.STRICT
-        self.most = min(self.most, max(self.plan, Plan.SLOW))
+        self.most = min(self.most, self.plan)
 
     # -- bus
 

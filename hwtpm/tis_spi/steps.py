@@ -15,8 +15,8 @@ _FLOATING: Final = 0xFF
 
 
 @cache
-def _put(register: Register, locality: int, value: int, size: int) -> Transfer:
-    return write_transfer(address_of(register, locality), value.to_bytes(size, "little"))
+def _put(address: int, value: int, size: int) -> Transfer:
+    return write_transfer(address, value.to_bytes(size, "little"))
 
 
 class Steps:
@@ -35,7 +35,7 @@ class Steps:
 
     def put(self, register: Register, value: int, size: int = 1) -> int:
         """Write the low `size` bytes of a register."""
-        return self._add(_put(register, self._locality, value, size))
+        return self._add(_put(address_of(register, self._locality), value, size))
 
     def get(self, register: Register = STS) -> int:
         """Read a register."""
