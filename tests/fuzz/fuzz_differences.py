@@ -23,6 +23,7 @@ from hwtpm.tpm12.const import (
     NUM_PCRS,
     Capability,
     CapProperty,
+    EncScheme,
     NvIndex,
     NvPermission,
     ResourceType,
@@ -61,6 +62,19 @@ def _is_valid(info: PcrInfoShort) -> bool:
     )
 
 
+KEY_MAKERS: Final = "TPM_CMK_CreateKey TPM_CreateWrapKey TPM_MakeIdentity TPM_TakeOwnership"
+BEFORE_ACTIONS: Final = frozenset(
+    {
+        Rc.AUTHFAIL,
+        Rc.AUTH2FAIL,
+        Rc.DEACTIVATED,
+        Rc.DISABLED,
+        Rc.INVALID_AUTHHANDLE,
+        Rc.INVALID_KEYHANDLE,
+        Rc.NOSRK,
+        Rc.OWNER_SET,
+    }
+)
 MALFORMED: Final = frozenset(
     {
         Rc.AUTHFAIL,  # a session's HMAC does not cover the damage
@@ -79,6 +93,7 @@ MALFORMED: Final = frozenset(
         Rc.INVALID_PCR_INFO,
         Rc.DISABLED,
         Rc.DEACTIVATED,
+        Rc.DISABLED_CMD,
     }
 )
 
@@ -201,19 +216,26 @@ KNOWN: Final[tuple[Known, ...]] = (
         "5.6 action 1.b has only AUTHFAIL for a session that is not the operator's",
     ),
     Known(
-        "TPM_CreateWrapKey",
-        {Rc.BAD_KEY_PROPERTY, Rc.INVALID_KEYUSAGE},
-        {Rc.INVALID_PCR_INFO, Rc.INVALID_STRUCTURE},
-        "10.4 actions 3 to 8 come before pcrInfo, action 15; libtpms decodes it first",
-        lambda plan: bool(plan.fields["key_info"].pcr_info),
+        KEY_MAKERS,
+        BEFORE_ACTIONS,
+        {Rc.INVALID_PCR_INFO, Rc.INVALID_STRUCTURE, Rc.BAD_KEY_PROPERTY},
+        "6.1, 10.4, 11.8, 15.1: the template is looked at in the actions; libtpms decodes it"
+        " before it looks at state and sessions",
     ),
     Known(
-        "TPM_CreateWrapKey",
-        {Rc.INVALID_PCR_INFO},
-        {Rc.INVALID_STRUCTURE},
-        "10.4 action 15 has no code for another structure than the key's form takes; 10.1 says"
-        " INVALID_PCR_INFO",
-        lambda plan: bool(plan.fields["key_info"].pcr_info),
+        KEY_MAKERS,
+        {Rc.BAD_KEY_PROPERTY, Rc.INVALID_KEYUSAGE, Rc.INVALID_PCR_INFO},
+        {Rc.INVALID_PCR_INFO, Rc.INVALID_STRUCTURE},
+        "10.4 actions 3 to 8 come before pcrInfo, action 15, and so in its kin; libtpms decodes it"
+        " first, and says otherwise what 10.1 calls INVALID_PCR_INFO",
+        lambda plan: any(isinstance(v, Key) and v.pcr_info for v in plan.fields.values()),
+    ),
+    Known(
+        "TPM_CreateEndorsementKeyPair TPM_CreateRevocableEK",
+        {Rc.SUCCESS},
+        {Rc.BAD_KEY_PROPERTY},
+        "14.1 action 2.c: encScheme is ignored",
+        lambda plan: plan.fields["key_info"].enc_scheme != EncScheme.RSA_OAEP_SHA1_MGF1,
     ),
     Known(
         "*",

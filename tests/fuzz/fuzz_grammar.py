@@ -23,7 +23,7 @@ from engine_rig import (
     pcr_info_long,
     template,
 )
-from fuzz_sides import Auth, Plan
+from fuzz_sides import Auth, Plan, Side
 
 import hwtpm.tpm12.commands  # noqa: F401 - fills the table
 from hwtpm.tpm12.auth import osap_shared_secret
@@ -67,7 +67,7 @@ from hwtpm.wire import (
     Uint,
 )
 
-__all__ = ["Grammar", "KeyModel", "prefabricate"]
+__all__ = ["Grammar", "KeyModel", "SessionHandle", "prefabricate"]
 
 OTHER_AUTH: Final = b"n" * 20  # of NV areas and counters
 WRONG_AUTH: Final = b"w" * 20
@@ -116,6 +116,16 @@ HEAVY: Final = {
     "TPM_Unseal": 3,
     **dict.fromkeys(LACKING, 0.03),  # what succeeds there ends the episode
 }
+
+
+@dataclass(frozen=True)
+class SessionHandle:
+    """A session's handle where a command takes it as a parameter."""
+
+    session: str
+
+    def __call__(self, side: Side) -> int:
+        return side.sessions[self.session].handle
 
 
 @dataclass(frozen=True)
@@ -326,7 +336,7 @@ class Grammar:
         if "auth_handle" in name or row.name == "TPM_Terminate_Handle":
             if self.sessions and self.chance(0.9):
                 session = self.rng.choice(list(self.sessions))
-                return lambda side: side.sessions[session].handle
+                return SessionHandle(session)
             return 0x02BADBAD
         if name == "handle" and row.name in ("TPM_FlushSpecific", "TPM_SaveContext"):
             return lambda side: 0x02BADBAD

@@ -8,9 +8,10 @@ from typing import Final
 
 from engine_rig import DATA_AUTH, KEY_AUTH
 from fuzz_grammar import KeyModel
-from fuzz_recipes import Bench, recipe
+from fuzz_recipes import Bench, Skip, recipe
 
 from hwtpm.client.rsa import oaep_encrypt, public_part, to_public_key
+from hwtpm.errors import Unsupported
 from hwtpm.tpm12.const import EncScheme, EntityType, KeyAlgorithm, KeyUsage, Payload, SigScheme
 from hwtpm.tpm12.table import TABLE
 from hwtpm.tpm12.types import (
@@ -85,7 +86,10 @@ def change_auth_asym(bench: Bench) -> None:
     for side, reply in zip(bench.sides, started, strict=True):
         side.handles[name] = reply.eph_handle
         ephemeral = to_public_key(public_part(reply.temp_key))
-        side.blobs[name] = oaep_encrypt(ephemeral, validate)
+        try:
+            side.blobs[name] = oaep_encrypt(ephemeral, validate)
+        except Unsupported:
+            raise Skip from None  # the key that was asked for is too small
     model = bench.model(lambda model: True)
     parent, entity = ("srk", "owner") if bench.chance(0.8) else (bench.key(KeyUsage.STORAGE),) * 2
     finish = {

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from engine_rig import OWNER_AUTH, SRK_AUTH, Identity, Rig, owned_engine, root_key
 from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
 from fuzz_differences_sessions import CRASHES, ENDS_OSAP
-from fuzz_grammar import Grammar, KeyModel, prefabricate
+from fuzz_grammar import Grammar, KeyModel, SessionHandle, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
 from fuzz_recipes import RECIPES, Bench
 from fuzz_sides import Answer, Auth, Open, Plan, Side
@@ -479,6 +479,9 @@ class Episode:
 
     def _keep(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         grammar, name = self.grammar, plan.row.name
+        moved = plan.fields.get("auth_handle")
+        if name == "TPM_SaveAuthContext" and isinstance(moved, SessionHandle):
+            self.drop_session(moved.session)
         if name == "TPM_NV_DefineSpace" and not plan.auths:
             self.nv_locked |= plan.fields["pub_info"].nv_index == NvIndex.LOCK
         if name in _ENDS_ALL:

@@ -1,0 +1,60 @@
+"""A short run of the differential fuzzer: the same life for our engine and for libtpms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fuzz_run
+import pytest
+from fuzz_run import Report, Twins
+from fuzz_sides import Answer, Plan, Side
+
+SEED = 1
+COMMANDS = 6000
+
+
+@pytest.fixture(scope="module")
+def twins() -> Iterator[Twins]:
+    with fuzz_run.twins(SEED) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def report(twins: Twins) -> Report:
+    return fuzz_run.fuzz(twins, COMMANDS, stop_at_first=False)
+
+
+def test_nothing_differs_without_a_reason(report: Report) -> None:
+    assert not report.differences, str(report)
+
+
+def test_the_run_comes_far(report: Report) -> None:
+    """A fuzzer that gets nowhere finds nothing."""
+    assert report.commands >= COMMANDS
+    assert len(report.succeeded) >= 85  # of 119 commands
+    assert len({name for name, _ in report.answered}) >= 105
+    assert len({rc for _, rc in report.answered}) >= 45
+    # Most of what is compared has the same answer, not one that a row of the table explains.
+    assert report.explained.total() < COMMANDS // 20
+
+
+def test_a_run_follows_from_its_seed(twins: Twins) -> None:
+    first, second = (fuzz_run.fuzz(twins, 300, stop_at_first=False) for _ in range(2))
+    assert first == second
+
+
+def test_a_difference_is_found(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Side.issue
+
+    def lying(self: Side, plan: Plan) -> Answer:
+        answer = honest(self, plan)
+        if self.name == "ours" and plan.row.name == "TPM_PcrRead" and not answer.rc:
+            return Answer(answer.raw[:-1] + b"!", None)
+        return answer
+
+    monkeypatch.setattr(Side, "issue", lying)
+    plan = Plan(fuzz_run.TABLE["TPM_PcrRead"], {"pcr_index": 0})
+    ours, theirs = twins.fresh(0)
+    startup = Plan(fuzz_run.TABLE["TPM_Startup"], {"startup_type": 1})
+    assert [side.issue(startup).rc for side in (ours, theirs)] == [0, 0]
+    assert ours.issue(plan).raw != theirs.issue(plan).raw
