@@ -188,9 +188,9 @@ class Exchange:
         for number, size in bursts:
             if results.void > number and Sts.BURST_COUNT.of(results.value(number)) < size:
                 self.clean = False
-        self.accepted = results.void > go and any(
-            _runs(results.value(number)) for number, _ in polls if number < results.void
-        )
+        if self.clean and results.void > go:
+            seen = [results.value(number) for number, _ in polls if number < results.void]
+            self.accepted = any(sts != ABSENT and _runs(sts) for sts in seen)
         self._all_made(results)
         if not self.clean:
             raise Surprise("the burst count shrank within a command")
