@@ -27,6 +27,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -64,6 +65,9 @@ _WORD_BITS: Final = 8
 _HARMLESS: Final = b"\0"
 """A wait byte, no header, and in a register that is written one bit at a time no bit."""
 
+
+_NO_VENDOR: Final = (b"", b"\x00", b"\xff")
+"""What the first byte of DID_VID is where nothing, or a header once more, is answered."""
 
 _GAP_S: Final = 0.005
 """Longer than any chip needs between two transactions."""
@@ -108,6 +112,14 @@ class ResetTimes:
     settle_s: float = 0.03
 
 
+class _Select(Enum):
+    """What is known of chip select between two messages."""
+
+    UNKNOWN = auto()
+    UNPROVEN = auto()
+    KEPT = auto()
+
+
 class SpidevBus:
     """An `SpiBus` on a spidev device. Made by `open_spidev`.
 
@@ -136,7 +148,7 @@ class SpidevBus:
         self._irq = irq
         self._clock = clock or RealClock()
         self._longest_delay_us = longest_delay_us
-        self._select_checked = False
+        self._select = _Select.UNKNOWN
         transfers = self._buffer.transfers
         self._limits = BusLimits(
             transfers=transfers,
@@ -170,7 +182,7 @@ class SpidevBus:
         return captured(steps, received)
 
     def stretch(self, transfer: Transfer, most_waits: int, *, trust_header: bool = True) -> bytes:
-        """See `SpiBus.stretch`; two ioctls where a read waits for less than its size, or not.
+        """See `SpiBus.stretch`; a read that waits for fewer bytes than it has is two ioctls.
 
         `trust_header` is False for chips that say ready too early in the last header byte.
 
@@ -178,8 +190,8 @@ class SpidevBus:
             UsageError: the bus is closed.
             BusError: also, the controller cannot keep chip select low between messages.
         """
-        if not self._select_checked:
-            self._check_select()
+        if self._select is _Select.UNKNOWN:
+            self._select = self._check_select()
         with self._released():
             return self._stretch(transfer, most_waits, trust_header)
 
@@ -222,11 +234,11 @@ class SpidevBus:
 
     def _stretch(self, transfer: Transfer, most_waits: int, trust_header: bool) -> bytes:
         header, data, size = transfer.header, transfer.data, transfer.size
-        # No byte more than the transaction has may be clocked, and the last message has to release
-        # chip select: so up to the size at a time, and of the data all but one byte. During the
-        # wait states of a write some chips want to see its first byte, others anything.
-        step = 1 if data else size
-        first = header if data else header + bytes(min(size - 1, most_waits))
+        # Not a byte more than the transaction has may be clocked, and the last message has to
+        # release chip select: so of a read all but its last byte may come with the wait bytes.
+        # Half of it would be wrong, and nobody see it, if chip select rose between two messages.
+        step = size if self._select is _Select.KEPT and not data else 1
+        first = header + bytes(min(step - 1, most_waits))
         piece = self._message([IocTransfer(first, cs_change=True)])[HEADER_SIZE - 1 :]
         start = data_start(piece, trust_header=trust_header)
         waited = len(piece) - 1
@@ -237,6 +249,7 @@ class SpidevBus:
                     hint="lower the clock; check that the controller keeps chip select low between "
                     "messages (a GPIO as chip select does)",
                 )
+            # During the wait states of a write some chips want its first byte, others anything.
             polled = data[:1] or bytes(min(step, most_waits - waited))
             piece = self._message([IocTransfer(polled, cs_change=True)])
             start = data_start(piece)
@@ -245,7 +258,7 @@ class SpidevBus:
         rest = self._message([IocTransfer(data or bytes(size - len(early)))])
         return b"" if data else early + rest
 
-    def _check_select(self) -> None:
+    def _check_select(self) -> _Select:
         """Find out whether chip select stays low from one message to the next.
 
         Where it does not, what should be DID_VID is the answer to another header. The register is
@@ -254,10 +267,10 @@ class SpidevBus:
         """
         read = read_transfer(address_of(DID_VID, 0), DID_VID.size)
         with self._released():
-            header = self._message([IocTransfer(read.header, cs_change=True)])
-            parted = self._message([IocTransfer(bytes(read.size))])
+            seen = self._message([IocTransfer(read.header, cs_change=True)])[HEADER_SIZE - 1 :]
+            seen += self._message([IocTransfer(bytes(read.size))])
         self._clock.sleep(_GAP_S)
-        if data_start(header[-1:]) and diagnose(parted) is EARLY_DESELECT:
+        if diagnose(seen[1:]) is EARLY_DESELECT:
             (whole,) = self.run([read])
             self._clock.sleep(_GAP_S)
             if diagnose(whole.data) is not EARLY_DESELECT:
@@ -267,7 +280,8 @@ class SpidevBus:
                     hint="use a GPIO as chip select: cs-gpios in the controller's device tree node "
                     "(Raspberry Pi: dtoverlay=spi0-1cs,cs0_pin=N)",
                 )
-        self._select_checked = True
+        vendor = seen[data_start(seen) or len(seen) :][:1]
+        return _Select.UNPROVEN if vendor in _NO_VENDOR else _Select.KEPT
 
     def _await(self, timeout_s: float) -> None:
         assert self._irq is not None  # `_pieces` has looked

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from spidev_rig import PATH, run_program, served
 
 from hwtpm.clock import FakeClock
 from hwtpm.errors import BusError, Unsupported, UsageError
 from hwtpm.tis import PC_CLIENT_TPM20
 from hwtpm.tis_lpc_sim import ExecutorTpm
-from hwtpm.tis_spi.virtual import PROFILES, Habits, SpiSlave, VirtualSpiChip
+from hwtpm.tis_spi.virtual import PROFILES, Habits, VirtualSpiChip
 from hwtpm.tis_spi.virtual import spidev as module
 from hwtpm.tis_spi.virtual.spidev import (
     Mode,
     SpiTransfer,
     VirtualSpidev,
     build_preload,
-    serving,
 )
 
-PATH, OTHER, ELSEWHERE = "/dev/spidev0.0", "/dev/spidev0.1", "/dev/spidev1.0"
-PROGRAM = Path(__file__).parents[1] / "spidev_program.py"
+OTHER, ELSEWHERE = "/dev/spidev0.1", "/dev/spidev1.0"
 DID_VID = "d1 15 1b 00"
 SLB9670 = Habits(PROFILES["slb9670"].personality)
 RANDOM = bytes.fromhex("8001 0000002c 00000000 0020") + bytes(range(32))
-DEADLINE_S = 60
 MODE_NUMBER, SPEED_NUMBER = 1, 4
 
 
@@ -175,28 +167,8 @@ def test_only_paths_of_spidev_can_be_served() -> None:
 # -- programs
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_preload(tmp_path_factory.mktemp("spidev"))
-
-
 def run(what: str, environment: dict[str, str]) -> object:
-    ended = subprocess.run(
-        [sys.executable, str(PROGRAM), what],
-        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
-
-
-@contextmanager
-def served(library: Path, slave: SpiSlave) -> Iterator[tuple[VirtualSpidev, dict[str, str]]]:
-    device = VirtualSpidev({PATH: slave})
-    with serving(device, library) as environment:
-        yield device, environment
+    return run_program("spidev_program.py", [what], environment)
 
 
 def chip(habits: Habits = SLB9670) -> VirtualSpiChip:
@@ -205,14 +177,14 @@ def chip(habits: Habits = SLB9670) -> VirtualSpiChip:
     return made
 
 
-def test_the_package_configures_the_device(library: Path) -> None:
-    with served(library, chip()) as (device, environment):
+def test_the_package_configures_the_device(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip()) as (device, environment):
         assert run("settings", environment) == [0, 10_000_000, 8, False, errno.EINVAL]
     assert device.counters.calls == 0
 
 
-def test_the_package_moves_bytes(library: Path) -> None:
-    with served(library, chip()) as (device, environment):
+def test_the_package_moves_bytes(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip()) as (device, environment):
         whole, access, header_only = run("package", environment)  # type: ignore[misc]
     assert whole == f"00 00 00 01 {DID_VID}"
     assert access == "00 00 00 01 a1"
@@ -222,30 +194,32 @@ def test_the_package_moves_bytes(library: Path) -> None:
     assert (counters.messages, counters.reads, counters.writes) == (2, 1, 1)
 
 
-def test_a_batch_is_one_system_call_and_one_chip_select_for_each_transfer(library: Path) -> None:
+def test_a_batch_is_one_system_call_and_one_chip_select_for_each_transfer(
+    spidev_shim: Path,
+) -> None:
     slave = chip()
-    with served(library, slave) as (device, environment):
+    with served(spidev_shim, slave) as (device, environment):
         assert run("batch", environment) == " ".join([f"00 00 00 01 {DID_VID}"] * 3)
     assert (device.counters.calls, device.counters.transfers) == (1, 3)
     assert (slave.counters.transactions, slave.counters.cs_edges) == (3, 6)
 
 
 @pytest.mark.parametrize("waits", [0, 1, 3])
-def test_wait_states_can_be_polled_under_one_chip_select(library: Path, waits: int) -> None:
+def test_wait_states_can_be_polled_under_one_chip_select(spidev_shim: Path, waits: int) -> None:
     slave = chip(Habits(SLB9670.personality, read_waits=(waits,)))
-    with served(library, slave) as (device, environment):
+    with served(spidev_shim, slave) as (device, environment):
         assert run("polling", environment) == [waits, DID_VID]
     assert device.counters.calls == waits + 2
     assert slave.counters.transactions == 1
 
 
-def test_a_copied_descriptor_is_the_device(library: Path) -> None:
-    with served(library, chip()) as (_, environment):
+def test_a_copied_descriptor_is_the_device(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip()) as (_, environment):
         assert run("copies", environment) == [500_000, f"00 00 00 01 {DID_VID}"]
 
 
-def test_what_the_driver_refuses(library: Path) -> None:
-    with served(library, chip()) as (_, environment):
+def test_what_the_driver_refuses(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip()) as (_, environment):
         assert run("refusals", environment) == [
             errno.EMSGSIZE,
             errno.EMSGSIZE,
@@ -259,14 +233,14 @@ def test_what_the_driver_refuses(library: Path) -> None:
         assert run("empty_message", environment) == ""
 
 
-def test_a_tpm_command_over_the_package(library: Path) -> None:
+def test_a_tpm_command_over_the_package(spidev_shim: Path) -> None:
     slave = chip(Habits(PC_CLIENT_TPM20, busy_polls=2))
-    with served(library, slave) as (device, environment):
+    with served(spidev_shim, slave) as (device, environment):
         assert run("command", environment) == RANDOM.hex()
     assert device.counters.messages == slave.counters.transactions
 
 
-def test_what_the_simulation_raises_is_an_io_error_there_and_raised_here(library: Path) -> None:
+def test_what_the_simulation_raises_is_an_io_error_there_and_raised_here(spidev_shim: Path) -> None:
     class Failing(Recorder):
         def shift(self, mosi: int) -> int:
             raise BusError("engine is gone")
@@ -274,14 +248,14 @@ def test_what_the_simulation_raises_is_an_io_error_there_and_raised_here(library
     seen = []
     with (
         pytest.raises(BusError, match="engine is gone"),
-        served(library, Failing()) as (_, environment),
+        served(spidev_shim, Failing()) as (_, environment),
     ):
         seen.append(run("failing", environment))
     assert seen == [errno.EIO]
 
 
-def test_without_its_server_there_is_no_device(library: Path) -> None:
-    with served(library, chip()) as (_, environment):
+def test_without_its_server_there_is_no_device(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip()) as (_, environment):
         pass
     assert run("opening", environment) == errno.ENODEV
     del environment["HWTPM_VIRTUAL_SPIDEV"]
