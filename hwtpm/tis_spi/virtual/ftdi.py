@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from usb.core import USBError, USBTimeoutError  # type: ignore[import-untyped]
+from usb.core import USBError, USBTimeoutError
 
 from hwtpm.clock import Clock
 from hwtpm.tis_spi.virtual.counters import Counters

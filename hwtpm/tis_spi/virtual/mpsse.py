@@ -8,50 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum, auto
+from enum import Enum, auto
 from typing import Final, TypeAlias
 
 from hwtpm.clock import Clock
+from hwtpm.tis_spi.mpsse import BAD_COMMAND, GPIOL1, SCK, Opcode
 from hwtpm.tis_spi.virtual.counters import Counters
 from hwtpm.tis_spi.virtual.pins import Pins
-from hwtpm.tis_spi.virtual.wire import SCK, SpiWire
+from hwtpm.tis_spi.virtual.wire import SpiWire
 
-__all__ = ["GPIOL1", "Mpsse", "Opcode", "Stall", "ToHost"]
+__all__ = ["Mpsse", "Stall", "ToHost"]
 
-GPIOL1: Final = 5
-"""The pin of the wait commands, xDBUS5."""
-
-BAD_COMMAND: Final = 0xFA
 _BASE_CLOCK_HZ: Final = 30e6
 _DIVIDED_CLOCK_HZ: Final = 6e6
-
-
-class Opcode(IntEnum):
-    """Commands with an opcode of their own; 0x10 to 0x3F are `_Shift`s."""
-
-    SET_LOW = 0x80
-    GET_LOW = 0x81
-    SET_HIGH = 0x82
-    GET_HIGH = 0x83
-    LOOPBACK_ON = 0x84
-    LOOPBACK_OFF = 0x85
-    SET_DIVISOR = 0x86
-    SEND_IMMEDIATE = 0x87
-    WAIT_HIGH = 0x88
-    WAIT_LOW = 0x89
-    DIVIDE_BY_5_OFF = 0x8A
-    DIVIDE_BY_5_ON = 0x8B
-    THREE_PHASE_ON = 0x8C
-    THREE_PHASE_OFF = 0x8D
-    CLOCK_BITS = 0x8E
-    CLOCK_BYTES = 0x8F
-    CLOCK_UNTIL_HIGH = 0x94
-    CLOCK_UNTIL_LOW = 0x95
-    ADAPTIVE_ON = 0x96
-    ADAPTIVE_OFF = 0x97
-    CLOCK_BYTES_UNTIL_HIGH = 0x9C
-    CLOCK_BYTES_UNTIL_LOW = 0x9D
-    OPEN_DRAIN = 0x9E
 
 
 _OPCODES: Final = frozenset(Opcode)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from pyftdi.usbtools import UsbTools  # type: ignore[import-untyped]
-from usb.backend import IBackend  # type: ignore[import-untyped]
+from pyftdi.usbtools import UsbTools
+from usb.backend import IBackend
 
 from hwtpm.tis_spi.virtual.ftdi import VirtualFtdi, usb_error
 

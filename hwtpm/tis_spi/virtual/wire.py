@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from hwtpm.clock import Clock
+from hwtpm.tis_spi.mpsse import MISO, MOSI, SCK
 from hwtpm.tis_spi.virtual.counters import Counters
 from hwtpm.tis_spi.virtual.pins import Pins
 from hwtpm.tis_spi.virtual.slave import SpiSlave
 
-__all__ = ["MISO", "MOSI", "SCK", "SpiWire"]
-
-SCK: Final = 0
-MOSI: Final = 1
-MISO: Final = 2
+__all__ = ["SpiWire"]
 
 
 class SpiWire:
