@@ -16,25 +16,19 @@ from contextlib import suppress
 from enum import IntEnum, auto
 from typing import Final
 
-from hwtpm.errors import BusError, DeviceNotFound, HwtpmError, ProtocolError, Timeout
+from hwtpm.errors import HwtpmError, ProtocolError, Timeout
 from hwtpm.tis.evidence import (
     ABSENT,
     ChipInfo,
-    absent,
     check_command,
     check_locality,
-    identify,
 )
 from hwtpm.tis.flow import Flow, Wait
 from hwtpm.tis.host import TisHost
 from hwtpm.tis.registers import (
     ACCESS,
-    DID_VID,
     INT_ENABLE,
     INT_VECTOR,
-    INTERFACE_ID,
-    INTF_CAPABILITY,
-    RID,
     STS,
     Access,
     Interrupt,
@@ -46,9 +40,9 @@ from hwtpm.tis_spi.bus import BusLimits
 from hwtpm.tis_spi.exchange import BLIND_S, Exchange, Footing, Standing, Surprise, clock
 from hwtpm.tis_spi.flow import SpiFlow, Stretch, T, read_transfer, run, slowly
 from hwtpm.tis_spi.learnt import Learnt, Memory
+from hwtpm.tis_spi.opening import look, search
 from hwtpm.tis_spi.quirks import STRICT, Quirks, quirks_of
 from hwtpm.tis_spi.steps import Results, Steps, is_ready
-from hwtpm.tis_spi.wiring import Wiring, diagnose
 
 __all__ = ["Plan", "SpiHost"]
 
@@ -62,7 +56,6 @@ _CONVICTIONS: Final = 3
 """Equal reads of STS in a row that count as its state: one of them may be noise."""
 
 _CONVICTION_GAP_S: Final = 0.001
-_SEARCH_S: Final = 0.005
 _IRQS_MISSED: Final = 2
 """Times PIRQ# did not come before it counts as not wired."""
 
@@ -137,55 +130,16 @@ class SpiHost:
             BusError: the adapter failed.
         """
         yield from self._wake()
-        info = yield from self._look()
+        device, limits = self.host.device, self._footing.limits
+        info = yield from look(device, limits)
         if info is None:
-            info = yield from self._search()
-            if (yield from self._look()) is None:
+            info = yield from search(self.host, limits, self.quirks)
+            if (yield from look(device, limits)) is None:
                 self._step_down(waits=True)
         self.host.adopt_chip(info)
         self._capability = info.capability
         self._heed(self._known_quirks or quirks_of(info))
         return info
-
-    def _look(self) -> SpiFlow[ChipInfo | None]:
-        """The identity registers in one round trip; None if the chip was not there, or waited."""
-        steps = Steps(0, self._footing.chunk)
-        registers = (ACCESS, DID_VID, RID, INTF_CAPABILITY, INTERFACE_ID)
-        numbers = [steps.get(register) for register in registers]
-        results = yield from self._batch(steps)
-        if not results.whole:
-            return None
-        access, *values = (results.value(number) for number in numbers)
-        if not access & Access.VALID or access == 0xFF or absent(values[0]):
-            return None
-        info = ChipInfo(*values)
-        identify(self.host.device, info, access)
-        return info
-
-    def _search(self) -> SpiFlow[ChipInfo]:
-        """Look slowly, as long as a chip may take to start; then name the wires' fault."""
-        deadline_s = (yield from clock()) + self.host.timeouts.a_s
-        while True:
-            try:
-                return (yield from self._slowly(self.host.probe()))
-            except (DeviceNotFound, BusError) as error:
-                if (yield from clock()) >= deadline_s:
-                    fault = yield from self._wiring()
-                    if fault is None:
-                        raise
-                    raise DeviceNotFound(
-                        f"{error.message}: {fault.evidence}", hint=fault.hint
-                    ) from error
-            yield Wait(_SEARCH_S)
-
-    def _wiring(self) -> SpiFlow[Wiring | None]:
-        """The fault that a read of DID_VID shows, if one and no other."""
-        transfer = read_transfer(DID_VID.offset, DID_VID.size)
-        try:
-            (captured,) = yield from run([transfer], self._footing.limits)
-        except HwtpmError:
-            return None
-        return diagnose(captured.data)
 
     def _heed(self, quirks: Quirks) -> None:
         self.quirks = quirks
