@@ -335,7 +335,8 @@ def _capability(plan: Plan, answer: bytes) -> object:
 
 
 _LACKING: Final = frozenset(TABLE[name].ordinal for name in LACKING)
-_OF_MAKER: Final = (CapProperty.MANUFACTURER,)
+# What TPM_Startup keeps (Part 2 section 4.6) is up to the TPM in part.
+_OF_MAKER: Final = (CapProperty.MANUFACTURER, CapProperty.STARTUP_EFFECT)
 
 COMPARABLE: Final[dict[tuple[str, str], Callable[[Plan, Any], object]]] = {
     **COMPARABLE_SESSIONS,

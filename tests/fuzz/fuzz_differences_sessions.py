@@ -155,6 +155,37 @@ KNOWN: Final[tuple[Known, ...]] = (
         _field_of("resource_type", ResourceType.DAA_TPM, ResourceType.TRANS),
     ),
     Known(
+        "TPM_SaveKeyContext",
+        {Rc.OWNER_CONTROL},
+        {Rc.SUCCESS},
+        "21.1: only the owner evicts it; libtpms forgets to look",
+    ),
+    Known(
+        "TPM_Delegate_Manage",
+        {Rc.BAD_PARAMETER},
+        {Rc.SUCCESS},
+        "19.1 actions 7.a and 8.a: validate that opData is a Boolean; libtpms takes any byte",
+        lambda plan: plan.fields["op_data"] not in (b"\0", b"\1"),
+    ),
+    Known(
+        "TPM_Delegate_CreateKeyDelegation",
+        {Rc.SUCCESS},
+        {Rc.WRONGPCRVAL, Rc.BAD_LOCALITY},
+        "Part 2 17 enforces no PCRs for it, nor do the actions of 19.2; libtpms does",
+    ),
+    Known(
+        "TPM_ChangeAuth",
+        {Rc.INVALID_KEYHANDLE},
+        {Rc.WRONG_ENTITYTYPE},
+        "two faults: 17.1 does not say whether handles are looked up before its action 1",
+    ),
+    Known(
+        "TPM_CreateEndorsementKeyPair TPM_CreateRevocableEK",
+        {Rc.SUCCESS},
+        {Rc.BAD_KEY_PROPERTY},
+        "14.1 action 2.c: the schemes in keyInfo are ignored; libtpms refuses some",
+    ),
+    Known(
         "TPM_KeyControlOwner",
         {Rc.SUCCESS, Rc.BAD_PARAMETER, Rc.BAD_MODE},
         {Rc.INVALID_KEYUSAGE},

@@ -39,6 +39,8 @@ EPHEMERAL: Final = KeyParms(
 def unbind(bench: Bench) -> None:
     key = bench.key(KeyUsage.BIND, KeyUsage.LEGACY)
     payload = Payload.BIND if bench.chance(0.9) else bench.pick(*Payload)
+    if len(bench.public(key).pub_key) < 128:
+        raise Skip
     plain = BoundData(payload, bench.rng.randbytes(bench.pick(0, 1, 20, 60))).encode()
     blob = oaep_encrypt(to_public_key(bench.public(key)), plain)
     bench.send("TPM_UnBind", {"key_handle": bench.handle(key), "in_data": blob}, bench.auths(key))
@@ -85,6 +87,8 @@ def change_auth_asym(bench: Bench) -> None:
     validate = ChangeAuthValidate(NEW_AUTH, nonce).encode()
     for side, reply in zip(bench.sides, started, strict=True):
         side.handles[name] = reply.eph_handle
+        if len(reply.temp_key.pub_key) < 128:
+            raise Skip  # a random size: too short for the new secret
         ephemeral = to_public_key(public_part(reply.temp_key))
         try:
             side.blobs[name] = oaep_encrypt(ephemeral, validate)

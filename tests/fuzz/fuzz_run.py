@@ -44,7 +44,7 @@ from hwtpm.tpm12.table import TABLE, Command
 
 __all__ = ["Report", "fuzz", "twins"]
 
-for _subject in ("daa", "delegation", "keys", "migration", "origin", "sessions"):
+for _subject in ("daa", "delegation", "keys", "migration", "origin", "sessions", "storage"):
     importlib.import_module(f"fuzz_recipes_{_subject}")
 
 EPISODE = 300  # commands between two fresh starts
@@ -457,6 +457,8 @@ class Episode:
             self.drop_session(through.auth.session)
         if outer:
             return
+        if plan.damage is not None and plan.row.name == "TPM_LoadContext":
+            self.over = True  # libtpms may have unloaded the key whose handle the context wanted
         if plan.row.name in ENDS_OSAP:
             for session in [name for name, bound in self.grammar.sessions.items() if bound]:
                 self.drop_session(session)
