@@ -38,6 +38,7 @@ from hwtpm.tis_spi.virtual.slave import BitProtocol
 T = TypeVar("T")
 
 DURATION_S = 1.5
+READY_BIT = 31
 
 
 def frame(tag: bytes, code: bytes, body: bytes) -> bytes:
@@ -256,7 +257,9 @@ def test_one_flipped_bit_is_never_taken_for_anything_but_itself(
         if isinstance(got, bytes) and got != right and len(got) == len(right):
             # Nobody can see that a response's content has changed on its way.
             wrong = int.from_bytes(got, "big") ^ int.from_bytes(right, "big")
-            assert wrong.bit_count() == 1
+            # A ready bit that flips while the bus polls for it costs that access its data.
+            polled = bit % 72 == READY_BIT and made.bus.stretches > 0
+            assert wrong.bit_count() == 1 or polled
             got = right
         check(made, command, got, executed)
 
