@@ -39,7 +39,7 @@ from hwtpm.tpm12.types import (
     Version,
 )
 
-__all__ = ["COMPARABLE", "KNOWN", "OPAQUE", "VENDOR_TEXT", "Known", "explanation"]
+__all__ = ["COMPARABLE", "KNOWN", "OPAQUE", "Known", "explanation", "of_any_size"]
 
 
 WRITE_PROTECTIONS: Final = (
@@ -71,6 +71,7 @@ BEFORE_ACTIONS: Final = frozenset(
         Rc.DISABLED,
         Rc.INVALID_AUTHHANDLE,
         Rc.INVALID_KEYHANDLE,
+        Rc.NO_ENDORSEMENT,
         Rc.NOSRK,
         Rc.OWNER_SET,
     }
@@ -94,6 +95,7 @@ MALFORMED: Final = frozenset(
         Rc.DISABLED,
         Rc.DEACTIVATED,
         Rc.DISABLED_CMD,
+        Rc.NOSRK,
     }
 )
 
@@ -210,6 +212,25 @@ KNOWN: Final[tuple[Known, ...]] = (
         "Part 2 17: not without an owner",
     ),
     Known(
+        "TPM_Quote TPM_Quote2",
+        BEFORE_ACTIONS,
+        {Rc.INVALID_PCR_INFO},
+        "16.3 action 4, 16.5 action 4; libtpms looks when it decodes",
+    ),
+    Known(
+        "TPM_UnBind",
+        {Rc.INVALID_KEYHANDLE},
+        {Rc.BAD_PARAMETER},
+        "10.3 action 1: the size is looked at before the AuthData, but is that before the handle?",
+        lambda plan: not plan.fields["in_data"],
+    ),
+    Known(
+        "TPM_SaveKeyContext",
+        {Rc.OWNER_CONTROL},
+        {Rc.SUCCESS},
+        "21.1: only the owner evicts an owner-evict key; libtpms forgets to look here",
+    ),
+    Known(
         "TPM_SetTempDeactivated",
         {Rc.AUTHFAIL},
         {Rc.BAD_MODE},
@@ -318,6 +339,13 @@ def _quote(plan: Plan, signature: bytes) -> object:
 
 def _ticks(plan: Plan, ticks: CurrentTicks) -> object:
     return ticks.tick_rate
+
+
+def of_any_size(plan: Plan) -> bool:
+    """Whether the answer is the maker's own."""
+    if plan.row.name == "TPM_GetCapability":
+        return plan.fields["cap_area"] == Capability.MFR
+    return plan.row.name in VENDOR_TEXT
 
 
 def _capability(plan: Plan, answer: bytes) -> object:

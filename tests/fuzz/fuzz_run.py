@@ -21,7 +21,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from engine_rig import OWNER_AUTH, SRK_AUTH, Identity, Rig, owned_engine, root_key
-from fuzz_differences import COMPARABLE, OPAQUE, VENDOR_TEXT, explanation
+from fuzz_differences import COMPARABLE, OPAQUE, explanation, of_any_size
 from fuzz_differences_sessions import CRASHES, ENDS_OSAP
 from fuzz_grammar import Grammar, KeyModel, SessionHandle, prefabricate
 from fuzz_peer import ForkedLibtpms, PeerDied
@@ -388,6 +388,7 @@ class Episode:
             self._note(kind, _told(plan))
         else:
             self.report.explained[why] += 1
+        self.miscounted |= (ours in _FAILURES) != (theirs in _FAILURES)
         if 0 in (ours, theirs) or theirs == Rc.FAIL:
             raise Parted
 
@@ -425,7 +426,7 @@ class Episode:
                 ours.rc == Rc.BAD_ORDINAL and ours.raw[2:] == theirs.raw[2:]
             )
             return None if same else "error response"
-        free = name in VENDOR_TEXT
+        free = of_any_size(plan)
         if ours.raw[:2] != theirs.raw[:2] or not (free or len(ours.raw) == len(theirs.raw)):
             return "tag or size"
         if ours.reply is None or theirs.reply is None:
@@ -448,7 +449,7 @@ class Episode:
     def _follow(self, plan: Plan, answers: tuple[Answer, Answer]) -> None:
         """What both now have or have lost."""
         rc = answers[0].rc or answers[1].rc
-        if {answers[0].rc, answers[1].rc} & {Rc.AUTHFAIL, Rc.AUTH2FAIL}:
+        if {answers[0].rc, answers[1].rc} & _FAILURES:
             self.failures += 1
         through = plan.through
         outer = any(answer.outer for answer in answers)
@@ -459,6 +460,8 @@ class Episode:
             return
         if plan.damage is not None and plan.row.name == "TPM_LoadContext":
             self.over = True  # libtpms may have unloaded the key whose handle the context wanted
+        if plan.row.name == "TPM_LoadContext" and rc and callable(plan.fields["context_blob"]):
+            self.over = True  # libtpms has unloaded the key whose handle the context wanted
         if plan.row.name in ENDS_OSAP:
             for session in [name for name, bound in self.grammar.sessions.items() if bound]:
                 self.drop_session(session)
@@ -527,6 +530,7 @@ def _told(plan: Plan, *answers: Answer | str) -> str:
     return f"{values[0]!r}, libtpms {values[1]!r}; {command}"
 
 
+_FAILURES = frozenset({Rc.AUTHFAIL, Rc.AUTH2FAIL})
 _KEPT = 12
 _TAKES_ROOM = frozenset({"TPM_OIAP", "TPM_OSAP", "TPM_DSAP", "TPM_LoadKey2", "TPM_LoadContext"})
 _DROPS = {"TPM_Terminate_Handle": "session", "TPM_EvictKey": "key", "TPM_FlushSpecific": ""}
