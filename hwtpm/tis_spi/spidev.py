@@ -261,27 +261,32 @@ class SpidevBus:
     def _check_select(self) -> _Select:
         """Find out whether chip select stays low from one message to the next.
 
-        Where it does not, what should be DID_VID is the answer to another header. The register is
-        then read once more in one message, so that a chip with such an answer of its own is not
-        taken for it.
+        Where it does not, what should be DID_VID is the answer to another header, and so is what
+        follows; after a chip's wait bytes that look like that its DID_VID follows.
         """
-        read = read_transfer(address_of(DID_VID, 0), DID_VID.size)
         with self._released():
-            seen = self._message([IocTransfer(read.header, cs_change=True)])[HEADER_SIZE - 1 :]
-            seen += self._message([IocTransfer(bytes(read.size))])
-        self._clock.sleep(_GAP_S)
-        if diagnose(seen[1:]) is EARLY_DESELECT:
-            (whole,) = self.run([read])
-            self._clock.sleep(_GAP_S)
-            if diagnose(whole.data) is not EARLY_DESELECT:
-                raise BusError(
-                    f"{self._path}: the controller drops chip select between two messages, so the "
-                    f"chip's wait states cannot be polled: {EARLY_DESELECT.evidence}",
-                    hint="use a GPIO as chip select: cs-gpios in the controller's device tree node "
-                    "(Raspberry Pi: dtoverlay=spi0-1cs,cs0_pin=N)",
-                )
+            seen = self._in_parts(1)
+            if diagnose(seen[1:]) is EARLY_DESELECT:
+                twice = self._in_parts(2)
+                if {diagnose(part) for part in (twice[1:5], twice[5:])} == {EARLY_DESELECT}:
+                    raise BusError(
+                        f"{self._path}: the controller drops chip select between two messages, so "
+                        f"wait states of the chip cannot be polled: {EARLY_DESELECT.evidence}",
+                        hint="use a GPIO as chip select: cs-gpios in the controller's device tree "
+                        "node (Raspberry Pi: dtoverlay=spi0-1cs,cs0_pin=N)",
+                    )
         vendor = seen[data_start(seen) or len(seen) :][:1]
         return _Select.UNPROVEN if vendor in _NO_VENDOR else _Select.KEPT
+
+    def _in_parts(self, parts: int) -> bytes:
+        """What is seen from the last header byte on when DID_VID is read by a message for its
+        header and `parts` messages of four bytes."""
+        read = read_transfer(address_of(DID_VID, 0), DID_VID.size)
+        seen = self._message([IocTransfer(read.header, cs_change=True)])[HEADER_SIZE - 1 :]
+        for left in range(parts - 1, -1, -1):
+            seen += self._message([IocTransfer(bytes(read.size), cs_change=left > 0)])
+        self._clock.sleep(_GAP_S)
+        return seen
 
     def _await(self, timeout_s: float) -> None:
         assert self._irq is not None  # `_pieces` has looked

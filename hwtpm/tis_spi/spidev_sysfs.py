@@ -78,6 +78,8 @@ def open_error(error: OSError, path: Path, dev: Path = DEV, sysfs: Path = SYSFS)
             return DeviceNotFound(
                 f"{path} is no spidev device", hint=_known(dev, sysfs) or _OVERLAY_HINT
             )
+        case errno.EBUSY:
+            return Busy(f"{path}: somebody else uses it", hint=f"fuser -v {path} shows who")
         case errno.EINVAL:
             return Unsupported(
                 f"{path}: the controller cannot do SPI mode 0 with 8 bits at that clock",
@@ -93,15 +95,12 @@ def link_error(error: OSError, path: Path) -> HwtpmError:
             f"{path}: the device is gone",
             hint="plug the adapter in again; was the driver unbound, or an overlay removed?",
         )
-    match error.errno:
-        case errno.EBUSY:
-            return Busy(f"{path}: somebody else uses it", hint=f"fuser -v {path} shows who")
-        case errno.EMSGSIZE:
-            return BusError(
-                f"{path}: spidev has no room for that message",
-                hint="this kernel aligns transfers wider than we know: set spidev.bufsiz=65536 on "
-                "the kernel's command line",
-            )
+    if error.errno == errno.EMSGSIZE:
+        return BusError(
+            f"{path}: spidev has no room for that message",
+            hint="this kernel aligns transfers wider than we know: set spidev.bufsiz=65536 on the "
+            "kernel's command line",
+        )
     return BusError(
         f"{path}: {error.strerror or error}",
         hint="is the adapter still plugged in? Read the kernel's log for the controller's own "

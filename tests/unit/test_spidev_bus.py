@@ -14,7 +14,6 @@ from spidev_rig import PATH, DirectFile, DroppingFile, Wire
 from hwtpm.clock import FakeClock
 from hwtpm.errors import (
     BusError,
-    Busy,
     DeviceNotFound,
     HwtpmError,
     Timeout,
@@ -28,7 +27,7 @@ from hwtpm.tis_spi.flow import read_transfer, write_transfer
 from hwtpm.tis_spi.planner import Plan, SpiHost
 from hwtpm.tis_spi.quirks import STRICT
 from hwtpm.tis_spi.spi_ioc import Buffer, IocTransfer
-from hwtpm.tis_spi.spidev import ResetTimes, SpidevBus
+from hwtpm.tis_spi.spidev import ResetTimes, SpidevBus, _Select
 from hwtpm.tis_spi.transport import SpiTis
 from hwtpm.tis_spi.virtual import PROFILES, Habits, VirtualSpiChip
 from hwtpm.tis_spi.virtual.spidev import VirtualSpidev
@@ -287,7 +286,7 @@ def test_a_controller_that_drops_chip_select_is_found_out(checks_address: bool) 
     assert not bench.wire.low
 
 
-@pytest.mark.parametrize("waits", [1, 2, 3])
+@pytest.mark.parametrize("waits", [1, 2, 3, 4, 9])
 def test_wait_states_do_not_hide_such_a_controller(waits: int) -> None:
     bench = Bench(replace(SLB9670, read_waits=(waits,)), DroppingFile)
     with pytest.raises(BusError, match="drops chip select"):
@@ -295,7 +294,8 @@ def test_wait_states_do_not_hide_such_a_controller(waits: int) -> None:
 
 
 def test_where_it_cannot_be_told_nothing_but_a_timeout_comes() -> None:
-    bench = Bench(replace(SLB9670, read_waits=(4,)), DroppingFile)
+    bench = Bench(replace(SLB9670, read_waits=(2,)), DroppingFile)
+    bench.bus._select = _Select.UNPROVEN
     with pytest.raises(Timeout) as raised:
         bench.bus.stretch(STS, 50)
     assert "keeps chip select low" in raised.value.hint
@@ -307,6 +307,16 @@ def test_where_it_cannot_be_told_wait_bytes_are_polled_one_by_one() -> None:
     before = bench.bus.counters.ioctls
     assert bench.bus.stretch(DID_VID, 50) == IDENTITY
     assert bench.bus.counters.ioctls - before == 6
+
+
+@pytest.mark.parametrize("lies", [False, True])
+@pytest.mark.parametrize("waits", [(4,), (4, 0), (4, 3), (4, 8), (8, 4)])
+def test_wait_bytes_that_look_like_that_are_not_taken_for_it(
+    waits: tuple[int, ...], lies: bool
+) -> None:
+    bench = Bench(replace(SLB9670, read_waits=waits, header_lies=lies))
+    for _ in range(3):
+        assert bench.bus.stretch(DID_VID, 50, trust_header=not lies) == IDENTITY
 
 
 def test_a_chip_whose_identity_looks_like_that_is_not_taken_for_it() -> None:
@@ -350,7 +360,7 @@ class Breaking(DirectFile):
         (errno.ENODEV, DeviceNotFound, "the device is gone"),
         (errno.ENXIO, DeviceNotFound, "the device is gone"),
         (errno.ESHUTDOWN, DeviceNotFound, "the device is gone"),
-        (errno.EBUSY, Busy, "fuser"),
+        (errno.EBUSY, BusError, "kernel's log"),
     ],
 )
 def test_failing_calls(code: int, error: type[HwtpmError], text: str) -> None:
