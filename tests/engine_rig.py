@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa, utils
 
 from hwtpm.client.session import AuthSession, Tpm
+from hwtpm.clock import Clock
 from hwtpm.errors import TpmError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.base import MemoryStorage, SoftwareTpm
@@ -269,9 +270,11 @@ def new_identity() -> Identity:
     return Identity(root_key(ek), root_key(srk), hashlib.sha1(b"proof").digest())
 
 
-def owned_engine(identity: Identity, *, entropy: Entropy | None = None) -> Engine:
+def owned_engine(
+    identity: Identity, *, entropy: Entropy | None = None, clock: Clock | None = None
+) -> Engine:
     """Our engine after TPM_Startup(ST_CLEAR), with that identity and an owner."""
-    engine = Engine(MemoryStorage(), entropy=entropy)
+    engine = Engine(MemoryStorage(), entropy=entropy, clock=clock)
     engine.power_on()
     engine.permanent = replace(
         engine.permanent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 
@@ -12,12 +13,13 @@ from hwtpm.client import counters, keys, seal
 from hwtpm.client.info import capability
 from hwtpm.client.session import AuthSession
 from hwtpm.secret import Secret
+from hwtpm.tpm12.aes import aes128_ctr
 from hwtpm.tpm12.auth import adip_aes128_ctr, request_digest, session_hmac
 from hwtpm.tpm12.commands.counters import ReleaseCounter
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.endorsement import OwnerReadInternalPub
 from hwtpm.tpm12.commands.sessions import OIAP, OSAP
-from hwtpm.tpm12.commands.storage import CreateWrapKey, LoadKey2, Seal, Unseal
+from hwtpm.tpm12.commands.storage import CreateWrapKey, LoadKey2, Seal, Sealx, Unseal
 from hwtpm.tpm12.const import (
     ET_AES128_CTR,
     Capability,
@@ -26,6 +28,7 @@ from hwtpm.tpm12.const import (
     KeyAlgorithm,
     KeyHandleValue,
     ResourceType,
+    Tag,
 )
 from hwtpm.tpm12.frame import AuthRequest, build_request, parse_response
 from hwtpm.tpm12.rc import Rc
@@ -247,6 +250,27 @@ def test_a_key_gets_its_two_secrets_encrypted_with_aes(owned: Device) -> None:
     handle = owned.run(LoadKey2(SRK_HANDLE, key), SRK).inkey_handle
     assert owned.refusal(Sign(handle, bytes(20)), USAGE) == Rc.SUCCESS
     assert owned.refusal(Sign(handle, bytes(20)), WRONG) == Rc.AUTHFAIL
+
+
+def test_sealed_data_travels_encrypted_with_aes(owned: Device) -> None:
+    """10.7 actions 11.b and 14, 10.2 action 9.d."""
+    session = aes_session(owned, EntityType.SRK, SRK_HANDLE, SRK)
+    enc_auth = encrypted(session, session.state.nonce_even, USAGE)
+    request = Sealx(SRK_HANDLE, enc_auth, b"", data_crypted(session, b"secret" * 20))
+    blob = owned.client.execute(request, session).sealed_data
+    assert blob.form == Tag.STORED_DATA12 << 16 | ET_AES128_CTR << 8
+    session = owned.osap_srk()  # the blob decides, not the session
+    mask = data_crypted(session, bytes(120))
+    with owned.client.oiap(USAGE) as auth:
+        data = owned.client.execute(Unseal(SRK_HANDLE, blob), session, auth).secret
+    assert bytes(x ^ y for x, y in zip(data, mask, strict=True)) == b"secret" * 20
+
+
+def data_crypted(session: AuthSession, data: bytes) -> bytes:
+    """Encrypted or decrypted by 10.7 action 14, as with the session's next command."""
+    nonce_odd = session.sign(ZEROS, last=False).nonce_odd
+    counter = hashlib.sha1(session.state.nonce_even + nonce_odd).digest()[:16]
+    return aes128_ctr(session.state.key.reveal()[:16], counter, data)
 
 
 @pytest.mark.parametrize("algorithm", [KeyAlgorithm.XOR, KeyAlgorithm.AES128])

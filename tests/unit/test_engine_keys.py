@@ -33,6 +33,7 @@ from hwtpm.client.transport import Cipher
 from hwtpm.errors import TpmError
 from hwtpm.secret import Secret
 from hwtpm.softtpm.engine import Engine
+from hwtpm.tpm12.commands.context import LoadContext, SaveContext
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.commands.integrity import Extend, PcrRead
@@ -498,3 +499,27 @@ class TestSign:
         assert rig.refusal(sign, KEY_AUTH) == 0
         rig.run(Extend(1, bytes(20)))
         assert rig.refusal(sign, KEY_AUTH) == Rc.WRONGPCRVAL
+
+
+def test_a_key_with_primes_of_different_lengths_can_be_put_away(
+    rig: Rig, tpm_identity: Identity
+) -> None:
+    """Anybody can wrap a key under a storage key; the blob of TPM_SaveContext has the shorter
+    prime, whichever one came."""
+    numbers = [rsa.generate_private_key(65537, bits).private_numbers() for bits in (2048, 1024)]
+    long, short = (each.p for each in numbers)
+    public = replace(
+        template(KeyUsage.SIGNING, 1536, key_flags=KeyFlag.MIGRATABLE),
+        pub_key=(long * short).to_bytes(192, "big"),
+    )
+    digest = public.digest_of_public_part()
+    store = StoreAsymKey(
+        Payload.ASYM, KEY_AUTH, MIGRATION_AUTH, digest, long.to_bytes(128, "big")
+    ).encode()
+    srk = public_of(tpm_identity.srk.key.pub_key)
+    key = rig.load(replace(public, enc_data=srk.encrypt(store, OAEP)))
+    blob = rig.run(SaveContext(key.handle, ResourceType.KEY, bytes(16))).context_blob
+    rig.run(FlushSpecific(key.handle, ResourceType.KEY))
+    handle = rig.run(LoadContext(0, False, blob)).handle
+    signature = rig.run(Sign(handle, bytes(20)), KEY_AUTH).sig
+    public_of(public.pub_key).verify(signature, bytes(20), padding.PKCS1v15(), PREHASHED)

@@ -138,8 +138,8 @@ class Call:
         failed = Rc.AUTH2FAIL if number else Rc.AUTHFAIL
         if number >= len(self.sessions):
             raise Refuse(failed)
-        if not during_lockout and self.tpm.locked_out:
-            raise Refuse(Rc.DEFEND_LOCK_RUNNING)
+        if not during_lockout:
+            self.require_no_lockout()
         session = self.sessions[number]
         key = secret
         if session.entity is not None:
@@ -154,6 +154,11 @@ class Call:
             self.tpm.note_auth_failure()
             raise Refuse(failed)
         return session
+
+    def require_no_lockout(self) -> None:
+        """Refuse with DEFEND_LOCK_RUNNING while the dictionary-attack defence is at work."""
+        if self.tpm.locked_out:
+            raise Refuse(Rc.DEFEND_LOCK_RUNNING)
 
     def proves(self, key: bytes, delegation: DelegatePublic | None = None) -> bool:
         """Whether the next session of the request comes with the HMAC that this key makes."""

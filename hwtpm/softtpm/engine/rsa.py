@@ -162,8 +162,11 @@ def modulus_of(public: RSAPublicKey) -> bytes:
 
 
 def prime_of(key: RSAPrivateKey) -> bytes:
-    """The prime that TPM_STORE_ASYMKEY carries, big-endian, half as long as the key."""
-    return key.private_numbers().p.to_bytes(key.key_size // 16, "big")
+    """The prime that TPM_STORE_ASYMKEY carries, big-endian, half as long as the key: of a key from
+    outside whose primes have different lengths, the shorter one."""
+    numbers, size = key.private_numbers(), key.key_size // 16
+    prime = numbers.p if numbers.p.bit_length() <= 8 * size else numbers.q
+    return prime.to_bytes(size, "big")
 
 
 def primes_of(key: RSAPrivateKey) -> tuple[int, int]:

@@ -187,6 +187,7 @@ def change_auth_asym_finish(call: Call, request: ChangeAuthAsymFinish) -> Change
     if ephemeral.key.key_usage != KeyUsage.AUTHCHANGE:
         raise Refuse(Rc.BAD_PARAMETER)  # action 4
     new = _open_new_auth(ephemeral, request.enc_new_auth)
+    call.require_no_lockout()  # this, too, is a try at an AuthData, and no session may be there
     link = hmac.digest(_auth_of(entity), new.new_auth_secret, "sha1")
     if not hmac.compare_digest(link, request.new_auth_link):
         call.tpm.note_auth_failure()

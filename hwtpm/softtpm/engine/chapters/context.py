@@ -104,7 +104,7 @@ def _save_session(call: Call, blob: ContextBlob) -> ContextBlob:
     """The only copy: the session leaves its slot."""
     tpm = call.tpm
     kind, handle = blob.resource_type, blob.handle
-    resource, entity, drop = _session_at_rest(tpm, kind, handle)
+    resource, entity, drop = _session_at_rest(call, kind, handle)
     if tpm.volatile.context_nonce_session == ZERO_DIGEST:
         tpm.stclear = replace(tpm.volatile, context_nonce_session=tpm.random(DIGEST_SIZE))
     tpm.stclear = counted(tpm.volatile)
@@ -115,17 +115,22 @@ def _save_session(call: Call, blob: ContextBlob) -> ContextBlob:
 
 
 def _session_at_rest(
-    tpm: Engine, kind: int, handle: int
+    call: Call, kind: int, handle: int
 ) -> tuple[Struct, bytes, Callable[[int], bool]]:
     """The session as it is kept outside, the digest of the key that it is bound to or nothing, and
     what empties its slot.
 
     Raises:
-        Refuse: INVALID_RESOURCE.
+        Refuse: INVALID_RESOURCE, also for the transport session that wraps the command (24.2
+            description 7.a leaves it open): an exclusive one must not come back after commands
+            that are not in its log (21.2, informative), and none with a nonce that was used.
     """
+    tpm = call.tpm
     if kind == ResourceType.AUTH and (session := tpm.sessions.get(handle)) is not None:
         return *save_session(tpm.permanent, session), tpm.sessions.drop
     if kind == ResourceType.TRANS and (transport := tpm.transports.get(handle)) is not None:
+        if transport is call.within:
+            raise Refuse(Rc.INVALID_RESOURCE)
         return StoredTransport.of(transport), b"", tpm.transports.drop
     if kind == ResourceType.DAA_TPM and (daa := tpm.daa.get(handle)) is not None:
         return daa, b"", tpm.daa.drop

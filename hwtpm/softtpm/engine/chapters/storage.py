@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from dataclasses import replace
 from typing import Final
@@ -17,6 +18,7 @@ from hwtpm.softtpm.engine.wrapping import (
     require_storage,
     unwrap,
 )
+from hwtpm.tpm12.aes import AES_BLOCK_SIZE, aes128_ctr
 from hwtpm.tpm12.commands.deprecated import LoadKey, LoadKeyReply
 from hwtpm.tpm12.commands.storage import (
     CreateWrapKey,
@@ -35,6 +37,7 @@ from hwtpm.tpm12.commands.storage import (
     UnsealReply,
 )
 from hwtpm.tpm12.const import (
+    ET_AES128_CTR,
     ET_XOR,
     EncScheme,
     EntityType,
@@ -51,8 +54,9 @@ from hwtpm.wire import Fault, WireError
 __all__: list[str] = []
 
 _STORED12_FORM: Final = Tag.STORED_DATA12 << 16
-_SEALX_FORM: Final = _STORED12_FORM | ET_XOR << 8 | EntityType.KEY
-"""TPM_Unseal returns the data of such a blob encrypted by the XOR scheme."""
+_SEALX_ET: Final = {ET_XOR: ET_XOR << 8 | EntityType.KEY, ET_AES128_CTR: ET_AES128_CTR << 8}
+"""TPM_STORED_DATA12.et of what TPM_Sealx makes, by its session's ADIP scheme (10.7 action 11): how
+TPM_Unseal encrypts the data. Zero stands for not at all."""
 _SEALED_ENTITY: Final = (int(EntityType.DATA), b"")
 """No OSAP session is ever bound to sealed data, so only OIAP proves its AuthData."""
 
@@ -91,11 +95,15 @@ def _seal(call: Call, request: Seal | Sealx, form: int, auth: bytes, data: bytes
     return replace(blob, enc_data=enc_data)
 
 
-def _xor_with_session(call: Call, data: bytes) -> bytes:
-    """The data encrypted or decrypted by the first session, an OSAP one (10.2 and 10.7)."""
-    session, tail = call.sessions[0], call.tails[0]
-    mask = mgf1(session.nonce_even + tail.nonce_odd + b"XOR" + session.shared_secret, len(data))
-    return xor(data, mask)
+def _crypted(call: Call, et: int, data: bytes) -> bytes:
+    """The data encrypted or decrypted by the first session, an OSAP or DSAP one (10.2 action 9,
+    10.7 actions 13 and 14)."""
+    session = call.sessions[0]
+    nonces, secret = session.nonce_even + call.tails[0].nonce_odd, session.shared_secret
+    if et == _SEALX_ET[ET_XOR]:
+        return xor(data, mgf1(nonces + b"XOR" + secret, len(data)))
+    counter = hashlib.sha1(nonces).digest()[:AES_BLOCK_SIZE]
+    return aes128_ctr(secret[:AES_BLOCK_SIZE], counter, data)
 
 
 @serves(Seal)
@@ -111,8 +119,9 @@ def seal(call: Call, request: Seal) -> SealReply:
 def sealx(call: Call, request: Sealx) -> SealxReply:
     """10.7."""
     auth = call.new_auth(request.enc_auth)
-    data = _xor_with_session(call, request.in_data)
-    return SealxReply(_seal(call, request, _SEALX_FORM, auth, data))
+    et = _SEALX_ET[call.sessions[0].adip]
+    data = _crypted(call, et, request.in_data)
+    return SealxReply(_seal(call, request, _STORED12_FORM | et, auth, data))
 
 
 def _open_sealed(call: Call, key: LoadedKey, blob: StoredData) -> SealedData:
@@ -142,16 +151,17 @@ def unseal(call: Call, request: Unseal) -> UnsealReply:
     sealed = _open_sealed(call, key, blob)
     check_release(call, ReleaseCondition.of(blob.form, blob.seal_info))
     call.authorise(sealed.auth_data, _SEALED_ENTITY)
-    if blob.form in (LEGACY_FORM, _STORED12_FORM):
+    et = 0 if blob.form == LEGACY_FORM else blob.form & 0xFFFF
+    if not et:
         return UnsealReply(sealed.data)
     if len(call.sessions) != 2:
         raise Refuse(Rc.AUTHFAIL)
     if call.sessions[0].entity is None:
         raise Refuse(Rc.BAD_MODE)
-    if blob.form != _SEALX_FORM:
+    if et not in _SEALX_ET.values():
         raise Refuse(Rc.INAPPROPRIATE_ENC)
     call.tails[0].continue_session = 0
-    return UnsealReply(_xor_with_session(call, sealed.data))
+    return UnsealReply(_crypted(call, et, sealed.data))
 
 
 @serves(UnBind)
