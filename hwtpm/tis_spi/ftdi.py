@@ -143,7 +143,10 @@ class FtdiBus:
         self._closed = True
         try:
             with suppress(HwtpmError):  # an adapter that is gone drives nothing
-                self._port.send(self._encoder.let_go, _USB_S)
+                if self._sound:
+                    self._port.send(self._encoder.let_go, _USB_S)
+                else:
+                    self._port.restart()
         finally:
             self._port.close()
 

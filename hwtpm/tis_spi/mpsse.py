@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache, lru_cache
 from typing import Final
 
 from hwtpm.errors import BusError, UsageError
@@ -251,6 +252,7 @@ class Encoder:
         return bytes([opcode, values >> shift & 0xFF, outputs >> shift & 0xFF])
 
 
+@cache
 def _shift(opcode: int, size: int) -> bytes:
     return bytes([opcode]) + (size - 1).to_bytes(2, "little")
 
@@ -259,6 +261,7 @@ def _exchange(sent: bytes) -> bytes:
     return _shift(_EXCHANGE, len(sent)) + sent if sent else b""
 
 
+@lru_cache(1024)
 def _head(header: bytes) -> bytes:
     """A header, of which only the last byte is answered."""
     return _shift(_WRITE, _LAST) + header[:_LAST] + _shift(_EXCHANGE, 1) + header[_LAST:]

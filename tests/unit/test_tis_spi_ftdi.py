@@ -16,6 +16,8 @@ from hwtpm.tis.registers import ACCESS, DATA_FIFO, DID_VID, STS, Access, Sts
 from hwtpm.tis_spi.bus import AwaitIrq, Captured, Pause, Transfer
 from hwtpm.tis_spi.ftdi import FtdiBus
 from hwtpm.tis_spi.mpsse import Wires
+from hwtpm.tis_spi.planner import Plan
+from hwtpm.tis_spi.transport import SpiTis
 from hwtpm.tis_spi.virtual import PROFILES, Habits
 from hwtpm.tis_spi.virtual.ftdi import FT232H, FT2232H, FT4232H, Model
 from hwtpm.tis_spi.virtual.habits import Miso
@@ -305,6 +307,24 @@ def test_a_tis_driver_runs_a_command(model: Model, name: str) -> None:
         assert drive(host.transmit(COMMAND, 1.0), port, bench.clock) == ANSWER
         drive(host.release_locality(), port, bench.clock)
     assert bench.port.counters.off_mode == bench.port.counters.timeouts == 0
+
+
+@pytest.mark.parametrize("irq", [None, IRQ_PIN])
+@pytest.mark.parametrize("burst", [64, 32])
+def test_batches_of_the_planner_are_one_round_trip(irq: int | None, burst: int) -> None:
+    bench = FtdiBench(Habits(replace(PC_CLIENT_TPM12, burst_limit=burst)))
+    extend = bytes.fromhex("00c1 00000022 00000014 0000000a") + bytes(range(20))
+    with bench.bus(Wires(irq=irq)) as bus:
+        tis = SpiTis(bus, bench.clock, duration_s=lambda _: 1.0)
+        with bench.cost() as cost:
+            tis.probe()
+        assert (cost.round_trips, cost.selects) == (1, 5)
+        for _ in range(6):
+            with bench.cost() as cost:
+                assert tis.execute(extend) == answer_to(extend)
+        assert tis.host.plan is Plan.FAST
+        assert (cost.round_trips, cost.bulk_out, cost.bulk_in, cost.latency_waits) == (1, 1, 1, 0)
+        assert bus.counters.restarts == 0
 
 
 # -- pins
