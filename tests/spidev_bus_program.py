@@ -39,8 +39,8 @@ class Port:
         self.bus.close()
 
 
-def opened() -> SpidevBus:
-    return open_spidev(Path("/dev/spidev0.0"), clock_hz=10_000_000)
+def opened(alignment: int | None = None) -> SpidevBus:
+    return open_spidev(Path("/dev/spidev0.0"), clock_hz=10_000_000, alignment=alignment)
 
 
 def shown(results: list[Captured]) -> list[str]:
@@ -56,7 +56,7 @@ def batch() -> object:
 
 def widest() -> object:
     """As many and as long transfers as the limits allow, and one more."""
-    bus = opened()
+    bus = opened(int(sys.argv[2]) if sys.argv[2:] else None)
     steps = [read_transfer(0x24, 64)] * bus.limits.transfers
     results = bus.run([*steps])
     before = bus.counters.ioctls

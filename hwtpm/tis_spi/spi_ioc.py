@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
 
 from hwtpm.tis_spi.bus import AwaitIrq, Captured, Pause, Step, Transfer
 from hwtpm.tis_spi.framing import HEADER_SIZE, MAX_TRANSFER
@@ -35,6 +35,7 @@ __all__ = [
 # struct spi_ioc_transfer: tx_buf, rx_buf, len, speed_hz, delay_usecs, bits_per_word, cs_change,
 # tx_nbits, rx_nbits, word_delay_usecs, pad.
 _TRANSFER: Final = struct.Struct("=QQIIHBBBBBB")
+_REST: Final = (0, 0, 0, 0)
 _NUMBER: Final = 1 << 30 | ord("k") << 8  # _IOC_WRITE, SPI_IOC_MAGIC, 0
 _SIZE_SHIFT: Final = 16
 _SIZE_BITS: Final = 14
@@ -49,8 +50,7 @@ _WIDEST_ALIGNMENT: Final = 128
 _STATUS_AT: Final = HEADER_SIZE - 1
 
 
-@dataclass(frozen=True, slots=True)
-class IocTransfer:
+class IocTransfer(NamedTuple):
     """One full-duplex transfer: as many bytes come back as `tx` has."""
 
     tx: bytes
@@ -110,7 +110,7 @@ def in_messages(
                 and (delay_us := message[-1].delay_us + _microseconds(duration_s))
                 <= longest_delay_us
             ):
-                message[-1] = replace(message[-1], delay_us=delay_us)
+                message[-1] = message[-1]._replace(delay_us=delay_us)
             case _:
                 _close(pieces, message)
                 taken = 0
@@ -143,24 +143,15 @@ def request(transfers: int) -> int:
 def encode(transfers: Sequence[IocTransfer], tx_address: int, rx_address: int) -> bytearray:
     """The structures of a message whose bytes out, and in, lie one behind the other in memory."""
     raw = bytearray(len(transfers) * _TRANSFER.size)
-    moved = 0
-    for number, transfer in enumerate(transfers):
+    at = moved = 0
+    for tx, cs_change, delay_us in transfers:
+        size = len(tx)
+        # Zeros: the device's speed and word size, and what is of no use here.
         _TRANSFER.pack_into(
-            raw,
-            number * _TRANSFER.size,
-            tx_address + moved,
-            rx_address + moved,
-            len(transfer.tx),
-            0,  # the device's speed and word size
-            transfer.delay_us,
-            0,
-            transfer.cs_change,
-            0,
-            0,
-            0,
-            0,
+            raw, at, tx_address + moved, rx_address + moved, size, 0, delay_us, 0, cs_change, *_REST
         )
-        moved += len(transfer.tx)
+        at += _TRANSFER.size
+        moved += size
     return raw
 
 

@@ -24,8 +24,8 @@ def chip(habits: Habits = SLB9670) -> VirtualSpiChip:
     return made
 
 
-def run(what: str, environment: dict[str, str]) -> object:
-    return run_program("spidev_bus_program.py", [what], environment)
+def run(what: str, environment: dict[str, str], *arguments: str) -> object:
+    return run_program("spidev_bus_program.py", [what, *arguments], environment)
 
 
 def test_a_batch_is_one_ioctl(spidev_shim: Path) -> None:
@@ -43,6 +43,12 @@ def test_the_limits_hold_on_every_kernel(spidev_shim: Path, alignment: int) -> N
     with served(spidev_shim, chip(), alignment=alignment) as (device, environment):
         assert run("widest", environment) == [32, 1, 2]
     assert device.counters.calls == 3
+
+
+def test_a_known_alignment_makes_messages_longer(spidev_shim: Path) -> None:
+    with served(spidev_shim, chip(), alignment=8) as (device, environment):
+        assert run("widest", environment, "8") == [56, 1, 1]
+    assert device.counters.calls == 2
 
 
 @pytest.mark.parametrize(("waits", "ioctls"), [(0, 8), (2, 12)])
