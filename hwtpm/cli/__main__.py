@@ -2,6 +2,6 @@
 
 import sys
 
-from hwtpm.cli.app import main
+from hwtpm.cli.start import main
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""The program `hwtpm`."""
+"""The program `hwtpm`; `hwtpm.cli.start` has a quicker way into one of its commands."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hwtpm.cli.program import run
 from hwtpm.cli.selftest import selftest
 from hwtpm.cli.serve import serve
 from hwtpm.cli.state import STATE
+from hwtpm.cli.tcti import tcti
 
 __all__ = ["APP", "main", "version"]
 
@@ -33,7 +34,7 @@ APP: Final = App(
     help="Drive a TPM: a chip, the kernel's device, a simulation.",
     version=version,
 )
-for _command in (info, pcr, random, selftest, serve):
+for _command in (info, pcr, random, selftest, serve, tcti):
     APP.command(_command)
 APP.command(STATE)
 

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from hwtpm.cli.program import Job
 from hwtpm.cli.render import Answer
 from hwtpm.cli.target import DEFAULT, Common, on_tpm
-from hwtpm.client import Tpm
-from hwtpm.client.entropy import get_random
+from hwtpm.client.entropy import RandomBytes, get_random
 from hwtpm.errors import UsageError
+from hwtpm.tpm20.commands import Execute
+from hwtpm.tpm20.commands import get_random as get_random2
 
 __all__ = ["random"]
 
@@ -35,8 +36,10 @@ def random(
     if raw and common.json:
         raise UsageError("raw bytes and JSON exclude each other", hint="leave one of them out")
 
-    def operation(tpm: Tpm) -> Answer:
-        got = get_random(tpm, count)
+    def answer(got: RandomBytes) -> Answer:
         return Answer(got, raw=got.data if raw else got.data.hex().encode() + b"\n")
 
-    return on_tpm("hwtpm.random/1", common, operation)
+    def on_tpm2(execute: Execute) -> Answer:
+        return answer(RandomBytes(*get_random2(execute, count)))
+
+    return on_tpm("hwtpm.random/1", common, lambda tpm: answer(get_random(tpm, count)), on_tpm2)

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 from hwtpm.errors import HwtpmError, TpmError
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm20.rc import Rc as Rc20
+from hwtpm.tpm20.rc import base_of
 
 __all__ = ["ExitCode", "exit_code_of"]
 
@@ -44,13 +46,17 @@ _TPM_CODES: dict[int, ExitCode] = {
     Rc.AUTHFAIL: ExitCode.AUTH_FAILED,
     Rc.AUTH2FAIL: ExitCode.AUTH_FAILED,
     Rc.DEFEND_LOCK_RUNNING: ExitCode.LOCKED_OUT,
+    Rc20.AUTH_FAIL: ExitCode.AUTH_FAILED,
+    Rc20.BAD_AUTH: ExitCode.AUTH_FAILED,
+    Rc20.LOCKOUT: ExitCode.LOCKED_OUT,
 }
+"""Codes of both families; none of these means another thing in the other one."""
 
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code for an error that ended a command."""
     if isinstance(error, TpmError):
-        return _TPM_CODES.get(error.rc, ExitCode.TPM)
+        return _TPM_CODES.get(error.rc, _TPM_CODES.get(base_of(error.rc), ExitCode.TPM))
     if isinstance(error, HwtpmError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -11,6 +11,9 @@ from hwtpm.client import Tpm
 from hwtpm.client.info import DaState, Info, Timing
 from hwtpm.client.info import info as read_info
 from hwtpm.tpm12.types import PermanentFlags, StclearFlags
+from hwtpm.tpm20.commands import Execute
+from hwtpm.tpm20.commands import Info as Info2
+from hwtpm.tpm20.commands import info as read_info2
 
 __all__ = ["info"]
 
@@ -29,7 +32,11 @@ def info(*, common: Common = DEFAULT) -> Job:
             ),
         )
 
-    return on_tpm("hwtpm.info/1", common, operation)
+    def on_tpm2(execute: Execute) -> Answer:
+        what = read_info2(execute)
+        return Answer(what, (Table(_rows2(what)),), schema="hwtpm.info2/1")
+
+    return on_tpm("hwtpm.info/1", common, operation, on_tpm2)
 
 
 def _rows(what: Info) -> list[tuple[str, str]]:
@@ -50,6 +57,29 @@ def _rows(what: Info) -> list[tuple[str, str]]:
         ("input buffer", _number(limits.input_buffer)),
         ("timeouts A-D", _timeouts(what.timing)),
         ("durations", _durations(what.timing)),
+    ]
+
+
+def _rows2(what: Info2) -> list[tuple[str, str]]:
+    def room(free: int | None) -> str:
+        return f"room for {_number(free)} more"
+
+    failures = f"{_number(what.lockout_counter)} failures of {_number(what.max_auth_fail)}"
+    return [
+        ("family", what.family),
+        ("manufacturer", f"{what.manufacturer} {what.vendor}".rstrip()),
+        ("specification", f"level {_number(what.level)} revision {what.revision}"),
+        ("firmware", what.firmware),
+        ("lockout", f"{_word(what.locked_out, 'LOCKED OUT', 'no')}, {failures}"),
+        ("PCRs", f"{_number(what.pcrs)}, banks {' '.join(what.pcr_banks) or 'none'}"),
+        ("objects", room(what.transient_free)),
+        ("sessions", room(what.sessions_free)),
+        ("persistent keys", f"{_number(what.persistent)}, {room(what.persistent_free)}"),
+        (
+            "NV indices",
+            f"{_number(what.nv_indices)}, up to {_number(what.nv_index_max)} bytes",
+        ),
+        ("input buffer", _number(what.input_buffer)),
     ]
 
 

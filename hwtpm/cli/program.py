@@ -23,7 +23,7 @@ from hwtpm.transport.trace import LOGGER, TRAFFIC
 if TYPE_CHECKING:
     from cyclopts import App
 
-__all__ = ["Job", "run"]
+__all__ = ["Job", "perform", "run"]
 
 _JSON_FLAG: Final = "--json"
 
@@ -44,8 +44,16 @@ class Job:
 
 def run(app: App, program: str, arguments: Sequence[str]) -> int:
     """Do what the arguments say; returns the exit code, whatever goes wrong."""
+    return perform(program, lambda: _parse(app, arguments), as_json=_JSON_FLAG in arguments)
+
+
+def perform(program: str, find: Callable[[], Job | None], *, as_json: bool = False) -> int:
+    """Do the job that `find` finds, if any; returns the exit code, whatever goes wrong.
+
+    `as_json` is how to say that there is no finding it.
+    """
     try:
-        code = _run(app, program, arguments)
+        code = _perform(program, find, as_json)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter would complain again when it flushes stdout at its end.
@@ -54,11 +62,11 @@ def run(app: App, program: str, arguments: Sequence[str]) -> int:
     return code
 
 
-def _run(app: App, program: str, arguments: Sequence[str]) -> int:
-    output = Output(program, f"{program}/1", _JSON_FLAG in arguments, sys.stdout, sys.stderr)
+def _perform(program: str, find: Callable[[], Job | None], as_json: bool) -> int:
+    output = Output(program, f"{program}/1", as_json, sys.stdout, sys.stderr)
     origin = Origin()
     try:
-        job = _parse(app, arguments)
+        job = find()
         if job is None:
             return ExitCode.OK
         output = Output(program, job.schema, job.as_json, sys.stdout, sys.stderr)

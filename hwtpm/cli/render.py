@@ -39,11 +39,13 @@ class Answer:
     """What a command has to say: `data` (a dataclass) for programs, `text` for people.
 
     `raw` replaces the text byte for byte: output to be piped on, that nothing may be added to.
+    `schema` names the form of the data where it depends on what the TPM is.
     """
 
     data: object
     text: Sequence[Block] = ()
     raw: bytes | None = None
+    schema: str | None = None
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class Output:
     def answer(self, answer: Answer, origin: Origin) -> None:
         """Print a result, always with what it ran on."""
         if self.as_json:
-            self._print_json({"ok": True, "data": to_json(answer.data)}, origin)
+            self._print_json({"ok": True, "data": to_json(answer.data)}, origin, answer.schema)
         elif answer.raw is not None:
             for line in _origin_lines(origin):
                 print(line, file=self.stderr)
@@ -88,10 +90,10 @@ class Output:
             print(f"{self.program}: {message}{hint_line}", file=self.stderr)
         return code
 
-    def _print_json(self, body: dict[str, Json], origin: Origin) -> None:
+    def _print_json(self, body: dict[str, Json], origin: Origin, schema: str | None = None) -> None:
         attached = origin.attached
         envelope: dict[str, Json] = {
-            "schema": self.schema,
+            "schema": schema or self.schema,
             "on": origin.address,
             "backend": attached.backend if attached else None,
             "real_hardware": attached.real_hardware if attached else False,

@@ -6,8 +6,13 @@ from hwtpm.cli.program import Job
 from hwtpm.cli.render import Answer, Table
 from hwtpm.cli.target import DEFAULT, Common, on_tpm
 from hwtpm.client import Tpm
-from hwtpm.client.testing import self_test
+from hwtpm.client.testing import SelfTest, self_test
+from hwtpm.errors import TpmError
 from hwtpm.tpm12 import rc
+from hwtpm.tpm20 import rc as rc20
+from hwtpm.tpm20.commands import Execute, test_result
+from hwtpm.tpm20.commands import self_test as self_test2
+from hwtpm.tpm20.const import Code, name_of
 
 __all__ = ["selftest"]
 
@@ -24,7 +29,29 @@ def selftest(*, common: Common = DEFAULT) -> Job:
             raise refusal
         return Answer(result, (Table([("self tests", result.explanation), ("report", report)]),))
 
-    return on_tpm("hwtpm.selftest/1", common, operation)
+    def on_tpm2(execute: Execute) -> Answer:
+        tested = _self_test2(execute)
+        report, outcome = test_result(execute)
+        if outcome or not tested:
+            refusal = rc20.error(outcome or rc20.Rc.FAILURE, name_of(Code.SELF_TEST))
+            refusal.message += f"; its report: {_readable(report)}"
+            raise refusal
+        result = SelfTest(True, "all self tests passed", report)
+        rows = [("self tests", result.explanation), ("report", _readable(report))]
+        return Answer(result, (Table(rows),))
+
+    return on_tpm("hwtpm.selftest/1", common, operation, on_tpm2)
+
+
+def _self_test2(execute: Execute) -> bool:
+    """Whether the tests ran to success; in failure mode the TPM only says that it is in it."""
+    try:
+        self_test2(execute)
+    except TpmError as error:
+        if error.rc != rc20.Rc.FAILURE:
+            raise
+        return False
+    return True
 
 
 def _readable(report: bytes) -> str:

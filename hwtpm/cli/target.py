@@ -11,14 +11,16 @@ from cyclopts import Parameter
 from hwtpm.cli.program import Job
 from hwtpm.cli.render import Answer, Origin
 from hwtpm.client import Tpm
-from hwtpm.errors import DeviceNotFound
+from hwtpm.errors import DeviceNotFound, TpmError, Unsupported
+from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm20.commands import Execute, answers_as_tpm2
 from hwtpm.transport import open_transport
 from hwtpm.transport.address import schemes_text
 from hwtpm.transport.base import Transport
 from hwtpm.transport.retry import Retry
 from hwtpm.transport.trace import Trace
 
-__all__ = ["DEFAULT", "Common", "Named", "on_tpm"]
+__all__ = ["DEFAULT", "Common", "Named", "named", "on_tpm"]
 
 
 @Parameter(name="*")
@@ -41,13 +43,8 @@ class Named:
         Raises:
             DeviceNotFound: none was named; and as `open_transport`.
         """
-        if not self.on:
-            raise DeviceNotFound(
-                "no TPM is named",
-                hint=f"name one with --on or in HWTPM_ON, as one of\n{schemes_text()}",
-            )
-        origin.address = self.on
-        transport = Trace(open_transport(self.on, locality=locality))
+        origin.address = named(self.on)
+        transport = Trace(open_transport(origin.address, locality=locality))
         origin.attached = transport.attached
         return transport
 
@@ -64,11 +61,41 @@ class Common(Named):
 DEFAULT: Final = Common()
 
 
-def on_tpm(schema: str, common: Common, operation: Callable[[Tpm], Answer]) -> Job:
-    """The job to open the TPM and do `operation` on it."""
+def named(on: str | None) -> str:
+    """The address that was given.
+
+    Raises:
+        DeviceNotFound: none was.
+    """
+    if not on:
+        raise DeviceNotFound(
+            "no TPM is named",
+            hint=f"name one with --on or in HWTPM_ON, as one of\n{schemes_text()}",
+        )
+    return on
+
+
+def on_tpm(
+    schema: str,
+    common: Common,
+    operation: Callable[[Tpm], Answer],
+    on_tpm2: Callable[[Execute], Answer],
+) -> Job:
+    """The job to open the TPM and do `operation` on it, or `on_tpm2` if it is a TPM 2.0.
+
+    It is asked as a TPM 1.2 first. A TPM 2.0 refuses the tag, with an answer of either family.
+    """
 
     def work(origin: Origin) -> Answer:
-        with Tpm(Retry(common.open(origin, common.locality))) as tpm:
-            return operation(tpm)
+        transport = Retry(common.open(origin, common.locality))
+        with Tpm(transport) as tpm:
+            try:
+                return operation(tpm)
+            except (TpmError, Unsupported) as error:
+                if isinstance(error, TpmError) and error.rc != Rc.BADTAG:
+                    raise
+                if not answers_as_tpm2(transport.execute):
+                    raise
+            return on_tpm2(transport.execute)
 
     return Job(schema, work, as_json=common.json, trace=common.trace)

@@ -1,4 +1,4 @@
-"""What a pluggable software TPM 1.2 is: one interface, three engines behind it.
+"""What a pluggable software TPM is: one interface, three engines behind it.
 
 The storage seam is the same for every in-process engine, so a simulated chip keeps its state in a
 plain file while a virtual TPM keeps the same bytes encrypted in two copies.
@@ -7,13 +7,28 @@ plain file while a virtual TPM keeps the same bytes encrypted in two copies.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["MemoryStorage", "MovableTpm", "SoftwareTpm", "StateName", "Storage"]
+__all__ = [
+    "CancellableTpm",
+    "Family",
+    "MemoryStorage",
+    "MovableTpm",
+    "SoftwareTpm",
+    "StateName",
+    "Storage",
+]
+
+
+class Family(StrEnum):
+    """Which TPM it is. Our own engine is a TPM 1.2; libtpms and swtpm can be either."""
+
+    TPM12 = "TPM 1.2"
+    TPM20 = "TPM 2.0"
 
 
 class StateName(StrEnum):
-    """The blobs a TPM 1.2 keeps across power cycles."""
+    """The blobs a TPM keeps across power cycles; a TPM 2.0 has all of them in the first."""
 
     PERMANENT = "permanent"  # TPM_PERMANENT_*: keys, flags, NV, counters
     SAVED = "saved"  # what TPM_SaveState wrote, for TPM_Startup(ST_STATE)
@@ -59,7 +74,7 @@ class MemoryStorage:
 
 
 class SoftwareTpm(Protocol):
-    """A TPM 1.2 in software: power, commands with a locality, and the locality 4 hash interface.
+    """A TPM in software: power, commands with a locality, and the locality 4 hash interface.
 
     Commands and responses are whole TPM frames (Part 3 section 2). A malformed or refused command
     is answered with a TPM return code, never with an exception.
@@ -107,6 +122,15 @@ class SoftwareTpm(Protocol):
 
     def close(self) -> None:
         """Power off and free everything; the object cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class CancellableTpm(Protocol):
+    """A software TPM that can end a command early; only a TPM 2.0 ever does (TPM_RC_CANCELED)."""
+
+    def cancel(self) -> None:
+        """Ask the command that another thread executes to end soon; it may end as it would."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""libtpms as a software TPM 1.2 in this process.
+"""libtpms as a software TPM, 1.2 or 2.0, in this process.
 
 Source: the C interface of libtpms 0.6 and later (tpm_library.h, tpm_nvfilename.h). The library
-keeps its TPM in globals: a process has one at most.
+keeps its TPM in globals: a process has one at most, of whichever family.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from ctypes import POINTER, byref
 from typing import TYPE_CHECKING, Final
 
 from hwtpm.errors import Busy, DeviceNotFound, StateError, UsageError
-from hwtpm.softtpm.base import StateName, Storage
-from hwtpm.softtpm.peer import checked_response, is_locality, refusal
-from hwtpm.tpm12.frame import error_response
+from hwtpm.softtpm.base import Family, StateName, Storage
+from hwtpm.softtpm.peer import checked_response, failure, is_locality, refusal
 from hwtpm.tpm12.rc import Rc
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LibtpmsTpm"]
 
 _LIBRARY: Final = "libtpms.so.0"
-_TPM_VERSION_1_2: Final = 0
+_VERSIONS: Final = {Family.TPM12: 0, Family.TPM20: 1}  # TPMLIB_TPM_VERSION_*
 _STATE_VOLATILE: Final = 2
 _BLOBS: Final = {b"permall": StateName.PERMANENT, b"savestate": StateName.SAVED}
 
@@ -61,6 +60,7 @@ _PROTOTYPES: Final[dict[str, tuple[object, ...]]] = {
     "TPMLIB_ChooseTPMVersion": (ctypes.c_int,),
     "TPMLIB_RegisterCallbacks": (POINTER(_Callbacks),),
     "TPMLIB_MainInit": (),
+    "TPMLIB_CancelCommand": (),
     "TPMLIB_Process": (POINTER(_u8_p), POINTER(_u32), POINTER(_u32), ctypes.c_char_p, _u32),
     "TPM_IO_Hash_Start": (),
     "TPM_IO_Hash_Data": (ctypes.c_char_p, _u32),
@@ -99,7 +99,14 @@ class LibtpmsTpm:
         Busy: this process already has one that is not closed.
     """
 
-    def __init__(self, storage: Storage, *, physical_presence: bool = False) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        family: Family = Family.TPM12,
+        physical_presence: bool = False,
+    ) -> None:
+        self.family = family
         self.physical_presence = physical_presence  # the hardware signal, read at every command
         self._storage = storage
         self._locality = 0
@@ -122,6 +129,8 @@ class LibtpmsTpm:
         self._library = _load_library()
         version = int(self._library.TPMLIB_GetVersion())
         self._description = f"libtpms {version >> 16}.{version >> 8 & 0xFF}.{version & 0xFF}"
+        if family is not Family.TPM12:
+            self._description += f" as {family}"
         if not _one_per_process.acquire(blocking=False):
             raise Busy(
                 f"{self._description}: this process already has its one libtpms TPM",
@@ -131,7 +140,7 @@ class LibtpmsTpm:
 
     @property
     def description(self) -> str:
-        """`libtpms` and its version."""
+        """`libtpms`, its version, and the family if it is not TPM 1.2."""
         return self._description
 
     def power_on(self) -> None:
@@ -141,7 +150,8 @@ class LibtpmsTpm:
     def _start(self, volatile: bytes | None = None) -> None:
         self._require_open()
         self._power_off()
-        self._check(self._call("TPMLIB_ChooseTPMVersion", _TPM_VERSION_1_2), "choose TPM 1.2")
+        rc = self._call("TPMLIB_ChooseTPMVersion", _VERSIONS[self.family])
+        self._check(rc, f"be a {self.family}")
         self._check(
             self._call("TPMLIB_RegisterCallbacks", byref(self._callbacks)), "register callbacks"
         )
@@ -163,7 +173,7 @@ class LibtpmsTpm:
             Exception: whatever the storage raised; the TPM answered the command with TPM_FAIL.
         """
         self._require_power()
-        if (refused := refusal(command, locality)) is not None:
+        if (refused := refusal(command, locality, self.family)) is not None:
             return refused
         self._locality = locality
         size = _u32()
@@ -176,8 +186,14 @@ class LibtpmsTpm:
             len(command),
         )
         if rc or not self._response:
-            return error_response(rc or Rc.FAIL)
+            return failure(self.family, rc or Rc.FAIL)
         return checked_response(ctypes.string_at(self._response, size.value), self._description)
+
+    def cancel(self) -> None:
+        """See `CancellableTpm.cancel`; a TPM 1.2 takes no notice."""
+        self._require_power()
+        # Not through _call: that gathers what the callbacks of the other thread's command raised.
+        self._library.TPMLIB_CancelCommand()
 
     @property
     def established(self) -> bool:

@@ -1,6 +1,7 @@
 """What the engines that are not ours (libtpms, swtpm) have in common: frames they cannot be given.
 
-Frames: TPM Main 1.2, Part 3, section 2; return codes: Part 2, section 16.
+Frames: TPM Main 1.2, Part 3, section 2; return codes: Part 2, section 16. TPM 2.0 Library
+Specification, Part 2, section 6.6, for the same of a TPM 2.0.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import struct
 from typing import Final
 
 from hwtpm.errors import ProtocolError
+from hwtpm.softtpm.base import Family
+from hwtpm.tpm12 import frame as frame12
 from hwtpm.tpm12.const import MAX_FRAME
-from hwtpm.tpm12.frame import error_response
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm20 import frame as frame20
+from hwtpm.tpm20.rc import Rc as Rc20
 
 __all__ = [
     "checked_response",
+    "failure",
     "frame_size",
     "is_locality",
     "refusal",
@@ -28,13 +33,20 @@ def is_locality(locality: int) -> bool:
     return 0 <= locality <= 4
 
 
-def refusal(command: bytes, locality: int) -> bytes | None:
+def refusal(command: bytes, locality: int, family: Family = Family.TPM12) -> bytes | None:
     """The answer to what is no frame or comes from no locality, or None: let the engine judge."""
     if not is_locality(locality):
-        return error_response(Rc.BAD_LOCALITY)
+        return failure(family, Rc.BAD_LOCALITY, Rc20.LOCALITY)
     if not _HEADER.size <= len(command) <= MAX_FRAME:
-        return error_response(Rc.BAD_PARAM_SIZE)
+        return failure(family, Rc.BAD_PARAM_SIZE, Rc20.COMMAND_SIZE)
     return None
+
+
+def failure(family: Family, rc12: int = Rc.FAIL, rc20: int = Rc20.FAILURE) -> bytes:
+    """The response to a failed command, with the code that the family has for the reason."""
+    if family is Family.TPM20:
+        return frame20.error_response(rc20)
+    return frame12.error_response(rc12)
 
 
 def frame_size(frame: bytes | bytearray) -> int | None:

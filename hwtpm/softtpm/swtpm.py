@@ -1,4 +1,4 @@
-"""swtpm as a software TPM 1.2: a process of its own, driven over its control channel.
+"""swtpm as a software TPM, 1.2 or 2.0: a process of its own, driven over its control channel.
 
 Source: swtpm(8) and the channel as `hwtpm.softtpm.control` declares it. Both sockets are pairs that
 the child inherits, so there is no port to collide on and no path to race for; swtpm ends by itself
@@ -29,6 +29,7 @@ from hwtpm.errors import (
     Unsupported,
     UsageError,
 )
+from hwtpm.softtpm.base import Family
 from hwtpm.softtpm.control import (
     HASH_LIMIT,
     Capability,
@@ -40,9 +41,8 @@ from hwtpm.softtpm.control import (
     capabilities_for,
     encode_request,
 )
-from hwtpm.softtpm.peer import checked_response, frame_size, is_locality, refusal
+from hwtpm.softtpm.peer import checked_response, failure, frame_size, is_locality, refusal
 from hwtpm.tpm12.const import MAX_FRAME
-from hwtpm.tpm12.frame import error_response
 from hwtpm.tpm12.rc import Rc
 
 __all__ = ["SwtpmTpm"]
@@ -84,11 +84,13 @@ class SwtpmTpm:
         self,
         state: Path | int,
         *,
+        family: Family = Family.TPM12,
         program: str = "swtpm",
         control_timeout_s: float = 30.0,
         command_timeout_s: float = 120.0,
     ) -> None:
         self._state = state
+        self.family = family
         where = f" in {state}" if isinstance(state, Path) else ""
         self._description = f"swtpm{where}"
         self._control_timeout_s = control_timeout_s
@@ -108,7 +110,8 @@ class SwtpmTpm:
             with data_peer:
                 with control_peer:  # held any longer, it would hide that swtpm is gone
                     executable = _find(program)
-                    self._description = f"swtpm {_version(executable)}{where}"
+                    kind = "" if family is Family.TPM12 else f" as {family}"
+                    self._description = f"swtpm {_version(executable)}{kind}{where}"
                     self._process = self._spawn(executable, control_peer)
                 self._attach(data_peer)
         except BaseException:
@@ -117,7 +120,7 @@ class SwtpmTpm:
 
     @property
     def description(self) -> str:
-        """`swtpm`, its version and the state directory if there is one."""
+        """`swtpm`, its version, the family if it is not TPM 1.2, and the state directory if any."""
         return self._description
 
     @property
@@ -149,10 +152,10 @@ class SwtpmTpm:
             ProtocolError, Timeout: swtpm ended, broke the protocol or did not answer.
         """
         self._require_power()
-        if (refused := refusal(command, locality)) is not None:
+        if (refused := refusal(command, locality, self.family)) is not None:
             return refused
         if (rc := self._set_locality(locality)) != Result.SUCCESS:
-            return error_response(rc)
+            return failure(self.family, rc)
         response = self._exchange(
             self._data, bytes(command), _whole_frame(), self._command_timeout_s, "a TPM command"
         )
@@ -161,6 +164,11 @@ class SwtpmTpm:
         except ProtocolError:
             self._end()
             raise
+
+    def cancel(self) -> None:
+        """See `CancellableTpm.cancel`; a TPM 1.2 takes no notice."""
+        self._require_power()
+        self._control_call(Command.CANCEL_TPM_CMD)
 
     @property
     def established(self) -> bool:
@@ -219,6 +227,8 @@ class SwtpmTpm:
 
     def _spawn(self, executable: Path, control: socket.socket) -> subprocess.Popen[bytes]:
         options = ["--terminate", "--ctrl", f"type=unixio,clientfd={control.fileno()}"]
+        if self.family is Family.TPM20:
+            options.append("--tpm2")
         given = [control.fileno()]
         if isinstance(self._state, Path):
             # Running in the state directory keeps its name, whatever is in it, out of the options.

@@ -5,6 +5,7 @@ TIS 1.21 "Locality addresses": 4 KiB a locality, accesses of 1, 2 and 4 bytes, l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from hwtpm.errors import UsageError
@@ -57,10 +58,14 @@ class LpcWindow:
 
 
 class LpcPort:
-    """A TIS port on the window: register accesses of their width, FIFO bursts as loops."""
+    """A TIS port on the window: register accesses of their width, FIFO bursts as loops.
 
-    def __init__(self, window: LpcWindow) -> None:
+    `let_go` is called when it is closed.
+    """
+
+    def __init__(self, window: LpcWindow, let_go: Callable[[], None] = lambda: None) -> None:
         self._window = window
+        self._let_go = let_go
 
     def read(self, address: int, size: int) -> bytes:
         """One register, or a FIFO burst."""
@@ -78,7 +83,8 @@ class LpcPort:
             done += width
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """See `hwtpm.tis.Port.close`."""
+        self._let_go()
 
 
 def _decoded(address: int) -> bool:

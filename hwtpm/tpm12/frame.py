@@ -100,7 +100,8 @@ def parse_response(frame: bytes) -> ResponseFrame:
         raise ProtocolError(f"the response says it has {size} bytes and has {len(frame)}")
     if tag in _TPM2_TAGS:
         raise Unsupported(
-            "the answer is that of a TPM 2.0", hint="name a TPM 1.2; TPM 2.0 is not supported yet"
+            "the answer is that of a TPM 2.0",
+            hint="name a TPM 1.2, or use tpm2-tools with `hwtpm tcti` on this one",
         )
     if tag not in _RESPONSE_TAGS:
         raise ProtocolError(f"{tag:#06x} is not the tag of a TPM 1.2 response")

@@ -142,6 +142,7 @@ _HINTS: dict[int, str] = {
     Rc.INVALID_POSTINIT: "send TPM_Startup once after each power-on, and only once",
     Rc.BAD_PRESENCE: "assert physical presence, on most boards a jumper or the firmware menu",
     Rc.DEFEND_LOCK_RUNNING: "wait, or reset the counters with the owner's TPM_ResetLockValue",
+    Rc.BADTAG: "a TPM 2.0 refuses all TPM 1.2 commands like this: try tpm2-tools with `hwtpm tcti`",
     Rc.RESOURCES: "flush sessions or keys that nobody uses",
     Rc.NOSPACE: "flush a key or delete an NV area",
     Rc.RETRY: "send the command again a little later",

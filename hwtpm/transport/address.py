@@ -3,6 +3,8 @@
 sim:  sim:PATH            our own engine behind a simulated chip, in memory or kept in a directory
 libtpms:  libtpms:PATH    the same with libtpms
 swtpm:PATH                the same with a swtpm process that keeps its state in a directory
+libtpms2:  libtpms2:PATH  libtpms as a TPM 2.0 behind a simulated chip
+swtpm2:PATH               the same with a swtpm process
 dev:/dev/tpm0             the kernel's device
 unix:PATH  tcp:HOST:PORT  raw commands on a socket, such as every virtual TPM has
 replay:FILE               a recording
@@ -37,7 +39,8 @@ def open_transport(
 ) -> Transport:
     """The transport to the TPM that `address` names, opened.
 
-    Software TPMs are powered on and started with TPM_Startup(ST_CLEAR), as firmware does it.
+    Software TPMs are powered on and started, as firmware does it: a TPM 1.2 with
+    TPM_Startup(ST_CLEAR), a TPM 2.0 as `hwtpm.transport.simulated.SuspendedTransport` says.
 
     Raises:
         UsageError: this is no address, or its scheme is unknown.
@@ -107,6 +110,18 @@ def _swtpm(target: Target) -> Transport:
     return open_swtpm(target)
 
 
+def _libtpms2(target: Target) -> Transport:
+    from hwtpm.transport.simulated import open_libtpms2
+
+    return open_libtpms2(target)
+
+
+def _swtpm2(target: Target) -> Transport:
+    from hwtpm.transport.simulated import open_swtpm2
+
+    return open_swtpm2(target)
+
+
 def _dev(target: Target) -> Transport:
     from hwtpm.transport.device import open_device
 
@@ -138,6 +153,10 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
         "libtpms", "libtpms:[PATH]", "libtpms, in memory or kept in a directory", True, _libtpms
     ),
     Scheme("swtpm", "swtpm:PATH", "a swtpm process with its state in a directory", True, _swtpm),
+    Scheme(
+        "libtpms2", "libtpms2:[PATH]", "libtpms as a TPM 2.0, in memory or kept", True, _libtpms2
+    ),
+    Scheme("swtpm2", "swtpm2:PATH", "a swtpm process as a TPM 2.0, kept", True, _swtpm2),
     Scheme("dev", "dev:/dev/tpm0", "the kernel's TPM device", False, _dev),
     Scheme(
         "unix", "unix:PATH", "raw commands on a unix socket, as virtual TPMs take", False, _unix

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from hwtpm.errors import UsageError
+from hwtpm.errors import Unsupported, UsageError
 from hwtpm.transport.deadlines import Deadlines
 
-__all__ = ["Attached", "Target", "Transport", "Wrapper"]
+__all__ = [
+    "Attached",
+    "Cancels",
+    "ChoosesLocality",
+    "Target",
+    "Transport",
+    "Wrapper",
+    "cancel",
+    "set_locality",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,53 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
+class Cancels(Protocol):
+    """What a transport can be besides: one that can end a command early."""
+
+    def cancel(self) -> None:
+        """Make the command that another thread executes end soon. A TPM 2.0 then answers it with
+        TPM_RC_CANCELED, or as it would have; for a TPM 1.2 `execute` raises `Cancelled`."""
+        ...
+
+
+@runtime_checkable
+class ChoosesLocality(Protocol):
+    """What a transport can be besides: one whose commands come from a locality of our choice."""
+
+    def set_locality(self, number: int) -> None:
+        """Send the following commands from locality `number`."""
+        ...
+
+
+def cancel(transport: Transport) -> None:
+    """See `Cancels.cancel`.
+
+    Raises:
+        Unsupported: nothing on the way to this TPM can do that.
+    """
+    if not isinstance(transport, Cancels):
+        address = transport.attached.address
+        raise Unsupported(
+            f"{address}: a command cannot be cancelled there", hint="wait for it to end"
+        )
+    transport.cancel()
+
+
+def set_locality(transport: Transport, number: int) -> None:
+    """See `ChoosesLocality.set_locality`.
+
+    Raises:
+        Unsupported: the other end of this transport chooses, as with the kernel's device.
+    """
+    if not isinstance(transport, ChoosesLocality):
+        address = transport.attached.address
+        raise Unsupported(
+            f"{address}: the locality is of the other end's choice", hint="leave it as it is"
+        )
+    transport.set_locality(number)
+
+
 class Wrapper:
     """Base of transports that add one behaviour to another transport."""
 
@@ -85,3 +141,11 @@ class Wrapper:
     def close(self) -> None:
         """Close the wrapped transport."""
         self._inner.close()
+
+    def cancel(self) -> None:
+        """See `cancel`, on the wrapped transport."""
+        cancel(self._inner)
+
+    def set_locality(self, number: int) -> None:
+        """See `set_locality`, on the wrapped transport."""
+        set_locality(self._inner, number)

@@ -1,13 +1,15 @@
-"""How long a command may take before its peer counts as stuck, by its duration class."""
+"""How long a command may take before its peer counts as stuck, by its duration class.
+
+The ordinals of the two families do not overlap: whichever TPM it is for, a command tells its own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.frame import ordinal_of
-from hwtpm.tpm12.table import Duration
+from hwtpm.tpm20.timing import MEDIUM_S, SHORT_S, duration_s
 
 if TYPE_CHECKING:
     from hwtpm.tis import Timeouts
@@ -17,7 +19,8 @@ __all__ = ["Deadlines"]
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds that each duration class gets (Part 2 section 17, column Duration).
+    """Seconds that each duration class gets (Part 2 section 17, column Duration; for a TPM 2.0
+    `hwtpm.tpm20.timing`).
 
     The defaults are generous on purpose: a chip that generates a key takes minutes, and a deadline
     is there to end a wait for nothing, not to hurry anybody.
@@ -41,6 +44,12 @@ class Deadlines:
 
     def of_ordinal(self, ordinal: int) -> float:
         """Seconds for this ordinal; one that is not in the table gets the longest."""
+        if (bound_s := duration_s(ordinal)) is not None:
+            return self._of_tpm2(bound_s)
+        # What a TPM 2.0 is driven with starts quickly, without this table.
+        from hwtpm.tpm12.commands import TABLE
+        from hwtpm.tpm12.table import Duration
+
         row = TABLE.get(ordinal)
         if row is None:
             return self.long_s
@@ -49,3 +58,10 @@ class Deadlines:
             Duration.MEDIUM: self.medium_s,
             Duration.LONG: self.long_s,
         }[row.duration]
+
+    def _of_tpm2(self, bound_s: float) -> float:
+        if bound_s <= SHORT_S:
+            return max(self.short_s, bound_s)
+        if bound_s <= MEDIUM_S:
+            return max(self.medium_s, bound_s)
+        return self.long_s

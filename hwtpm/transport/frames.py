@@ -1,12 +1,17 @@
-"""Frames at the border to the operating system: what may be sent, and how much is still to come."""
+"""Frames at the border to the operating system: what may be sent, how much is still to come, and
+what people call it."""
 
 from __future__ import annotations
 
 from hwtpm.errors import ProtocolError, UsageError
+from hwtpm.tpm12 import rc as rc12
 from hwtpm.tpm12.const import MAX_FRAME
-from hwtpm.tpm12.frame import HEADER_SIZE
+from hwtpm.tpm12.frame import HEADER_SIZE, ordinal_of, return_code_of
+from hwtpm.tpm20 import const as const20
+from hwtpm.tpm20 import rc as rc20
+from hwtpm.tpm20.frame import is_tpm2
 
-__all__ = ["check_command", "frame_size", "missing", "to_come"]
+__all__ = ["check_command", "command_name", "frame_size", "missing", "result_name", "to_come"]
 
 _SIZE_FIELD = slice(2, 6)
 
@@ -58,6 +63,26 @@ def frame_size(received: bytes | bytearray) -> int | None:
         return 0
     size = _size_of(received)
     return size if HEADER_SIZE <= size <= MAX_FRAME else None
+
+
+def command_name(command: bytes) -> str:
+    """The specification's name for a command of either family."""
+    if is_tpm2(command):
+        return const20.name_of(ordinal_of(command))
+    # A TPM 2.0 is reached without loading the table of all TPM 1.2 commands.
+    from hwtpm.tpm12.commands import TABLE
+
+    return TABLE.name_of(ordinal_of(command))
+
+
+def result_name(response: bytes) -> str:
+    """The specification's name for a response's return code."""
+    if len(response) < HEADER_SIZE:
+        return "garbage"
+    code = return_code_of(response)
+    if is_tpm2(response):
+        return rc20.describe(code)[0]
+    return rc12.describe(code)[0]
 
 
 def _size_of(frame: bytes | bytearray) -> int:

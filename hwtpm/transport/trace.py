@@ -7,11 +7,8 @@ from typing import Final
 
 from hwtpm.clock import Clock, RealClock
 from hwtpm.errors import HwtpmError
-from hwtpm.tpm12.commands import TABLE
-from hwtpm.tpm12.frame import HEADER_SIZE, ordinal_of, return_code_of
-from hwtpm.tpm12.rc import describe
 from hwtpm.transport.base import Transport, Wrapper
-from hwtpm.transport.redact import command_text, response_text
+from hwtpm.transport.frames import command_name, result_name
 
 __all__ = ["LOGGER", "TRAFFIC", "Trace"]
 
@@ -33,8 +30,11 @@ class Trace(Wrapper):
         """See `Transport.execute`."""
         if not self._log.isEnabledFor(TRAFFIC):
             return self._inner.execute(command)
+        # It needs the table of all commands, which takes its time to load.
+        from hwtpm.transport.redact import command_text, response_text
+
         address = self.attached.address
-        name = TABLE.name_of(ordinal_of(command))
+        name = command_name(command)
         self._log.log(TRAFFIC, "%s > %s: %s", address, name, command_text(command))
         start_s = self._clock.now()
         try:
@@ -48,7 +48,7 @@ class Trace(Wrapper):
             "%s < %s %s in %.3f ms: %s",
             address,
             name,
-            describe(return_code_of(response))[0] if len(response) >= HEADER_SIZE else "garbage",
+            result_name(response),
             spent_ms,
             response_text(command, response),
         )

@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from hwtpm.cli.app import APP
 from hwtpm.cli.program import run
 from hwtpm.tpm12.frame import build_request, build_response, error_response
 from hwtpm.tpm12.rc import Rc
+from hwtpm.tpm20.const import Code
+from hwtpm.tpm20.frame import build
 from hwtpm.transport.address import SCHEMES
 from hwtpm.transport.base import Attached
 from hwtpm.transport.replay import Record
@@ -263,9 +266,36 @@ def test_broken_protocol_is_exit_5(inside: Inside, answering: Answering) -> None
     assert "0x8005" in ended.err
 
 
-def test_a_tpm_2_is_recognised_and_unsupported(inside: Inside, answering: Answering) -> None:
-    ended = inside("pcr", "0", "--on", answering((READ_PCR_0, b"\x80\1\0\0\0\x0a\0\0\0\0")))
-    assert ended.code == 10
+@pytest.mark.parametrize("tag", [0x00C4, 0x8001])
+def test_a_tpm_2_that_refuses_the_tag_is_asked_as_a_tpm_2(
+    inside: Inside, answering: Answering, tag: int
+) -> None:
+    refused = struct.pack(">HII", tag, 10, 0x1E)
+    family = build(Code.GET_CAPABILITY, struct.pack(">III", 6, 0x100, 1))
+    told = bytes.fromhex("8001 0000001b 00000000 01 00000006 00000001 00000100 322e3000")
+    answer = bytes.fromhex("8001 00000010 00000000 0004 deadbeef")
+    ended = inside(
+        "random",
+        "4",
+        "--on",
+        answering(
+            (build_request(0x46, b"\0\0\0\4"), refused),
+            (family, told),
+            (
+                build(Code.GET_RANDOM, b"\0\4"),
+                bytes.fromhex("8001 00000010 00000000 0004 deadbeef"),
+            ),
+        ),
+    )
+    assert (ended.code, ended.text) == (0, "deadbeef\n")
+
+
+def test_a_tpm_12_that_refuses_the_tag_stays_a_tpm_12(inside: Inside, answering: Answering) -> None:
+    refused = error_response(Rc.BADTAG)
+    family = build(Code.GET_CAPABILITY, struct.pack(">III", 6, 0x100, 1))
+    ended = inside("pcr", "0", "--on", answering((READ_PCR_0, refused), (family, refused)))
+    assert ended.code == 6
+    assert "TPM_BADTAG" in ended.err
     assert "TPM 2.0" in ended.err
 
 
