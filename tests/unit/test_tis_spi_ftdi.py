@@ -15,7 +15,7 @@ from hwtpm.tis import PC_CLIENT_TPM12, PC_CLIENT_TPM20, TisHost, drive
 from hwtpm.tis.registers import ACCESS, DATA_FIFO, DID_VID, STS, Access, Sts
 from hwtpm.tis_spi.bus import AwaitIrq, Captured, Pause, Transfer
 from hwtpm.tis_spi.ftdi import FtdiBus
-from hwtpm.tis_spi.mpsse import Wires
+from hwtpm.tis_spi.mpsse import MARKERS, Wires, marked
 from hwtpm.tis_spi.planner import Plan
 from hwtpm.tis_spi.transport import SpiTis
 from hwtpm.tis_spi.virtual import PROFILES, Habits
@@ -418,7 +418,7 @@ def test_an_interrupted_reset_lets_the_line_go() -> None:
 
 
 def test_pirq_parks_a_batch() -> None:
-    bench = FtdiBench(replace(PLAIN, busy_s=0.004))
+    bench = FtdiBench(replace(PLAIN, busy_s=0.018))
     wires = Wires(irq=IRQ_PIN)
     with bench.bus(wires) as bus:
         assert bus.limits.awaits_irq
@@ -427,7 +427,7 @@ def test_pirq_parks_a_batch() -> None:
         with bench.cost() as cost:
             results = bus.run([WRITE_COMMAND, GO, AwaitIrq(0.02), GET_ANSWER])
         assert results[-1].data == ANSWER
-        assert 0.004 <= bench.clock.now() - start_s < 0.006
+        assert 0.018 <= bench.clock.now() - start_s < 0.02
     assert (cost.bulk_out, cost.bulk_in, cost.latency_waits) == (1, 1, 0)
 
 
@@ -447,6 +447,7 @@ def test_pirq_that_does_not_come_is_left_in_time(long: bool) -> None:
         assert bus.run([GET_ID]) == [ID]
         (access,) = bus.run([read(ACCESS.offset, 1)])
         assert access.data[0] & Access.ACTIVE  # the chip was not reset on the way
+        assert bus.counters.restarts == 1
 
 
 @pytest.mark.parametrize("irq", [None, 6])
@@ -511,6 +512,17 @@ def test_answers_to_something_else_are_not_taken(stray: str) -> None:
                 bus.run([GET_ID])
             assert not bench.selected
             assert bus.run([GET_ID]) == [ID]
+
+
+def test_the_answer_to_the_batch_before_is_not_taken() -> None:
+    bench = FtdiBench()
+    with bench.bus() as bus:
+        assert bus.run([GET_ID]) == [ID]
+        last = MARKERS[bus._marks % len(MARKERS)]
+        bus._port.send(marked(bus._encoder.batch([GET_ID]).code, last), 1.0)
+        with pytest.raises(BusError, match="not ending as they must"):
+            bus.run([GET_ID])
+        assert bus.run([GET_ID]) == [ID]
 
 
 def test_a_refused_command_is_named() -> None:
