@@ -78,6 +78,21 @@ KNOWN: Final[tuple[Known, ...]] = (
     ),
     Known(
         "*",
+        REFUSED | {Rc.SUCCESS},
+        {Rc.WRONGPCRVAL},
+        "24.2 action 10 takes the key's public part for the log; libtpms does not get at it in the"
+        " wrong state and refuses TPM_ExecuteTransport itself",
+        lambda plan: plan.through is not None,
+    ),
+    Known(
+        "TPM_CertifyKey TPM_CertifyKey2",
+        {Rc.INVALID_KEYUSAGE, Rc.MIGRATEFAIL},
+        {Rc.WRONGPCRVAL, Rc.BAD_LOCALITY},
+        "13.8 and 13.9 compare PCRs in actions 9 and 13, after the usages; libtpms when it looks"
+        " for the keys",
+    ),
+    Known(
+        "*",
         {Rc.AUTH2FAIL},
         {Rc.AUTHFAIL},
         "a second session that is bound to another entity: the commands say AUTH2FAIL; libtpms"
@@ -249,6 +264,10 @@ KNOWN: Final[tuple[Known, ...]] = (
 CRASHES: Final[dict[str, str]] = {
     "TPM_Delegate_UpdateVerification": "a row that it does not have",
     "TPM_Delegate_LoadOwnerDelegation": "a session where there is no owner",
+    **dict.fromkeys(
+        ("TPM_NV_ReadValue", "TPM_NV_ReadValueAuth", "TPM_NV_WriteValue", "TPM_NV_WriteValueAuth"),
+        "an offset close to 2^32",
+    ),
 }
 """Commands that libtpms crashes on, and what is too much for it."""
 

@@ -172,7 +172,7 @@ def save(bench: Bench) -> None:
         "resource_type": saved.kind,
         "label": bench.rng.randbytes(16),
     }
-    replies = bench.send("TPM_SaveContext", fields)
+    replies = bench.send("TPM_SaveContext", fields, saves=name)
     context = _put_away(bench, name, saved, [reply.context_blob for reply in replies])
     if bench.chance(0.6):
         load(bench, context)
