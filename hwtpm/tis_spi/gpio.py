@@ -62,7 +62,10 @@ class GpioLine:
 
 
 def open_reset(line: GpioLine) -> ResetLine:
-    """Drive RST# high from now until it is closed; then the line floats, as its board wants it.
+    """Take RST#: it is pulled low, or let go for a pull-up to raise; the machine's is switched on.
+
+    What another part of the board does to the line is not fought, then, and after `close` it is an
+    input again. A chip that was held in reset till now comes out of it: use `SpiBus.reset`.
 
     Raises:
         Unsupported: the package is missing, or too old.
@@ -73,7 +76,12 @@ def open_reset(line: GpioLine) -> ResetLine:
     gpiod = _package()
     return _Reset(
         _request(
-            gpiod, line, direction=gpiod.line.Direction.OUTPUT, output_value=gpiod.line.Value.ACTIVE
+            gpiod,
+            line,
+            direction=gpiod.line.Direction.OUTPUT,
+            drive=gpiod.line.Drive.OPEN_DRAIN,
+            bias=gpiod.line.Bias.PULL_UP,
+            output_value=gpiod.line.Value.ACTIVE,
         ),
         line,
         gpiod,

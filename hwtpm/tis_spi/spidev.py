@@ -53,12 +53,15 @@ from hwtpm.tis_spi.wiring import EARLY_DESELECT, diagnose
 
 __all__ = [
     "IoctlCounters",
-    "ResetTimes",
     "SpiFile",
     "SpidevBus",
     "devices",
     "open_spidev",
 ]
+
+RESET_PULSE_S: Final = 0.1
+RESET_SETTLE_S: Final = 0.1
+"""Published pulses are 2 µs to 500 ms long; first accesses come 30 ms (U-Boot) to 1 s later."""
 
 _MODE_0: Final = 0
 _WORD_BITS: Final = 8
@@ -100,18 +103,6 @@ class IoctlCounters:
     releases: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ResetTimes:
-    """How long RST# is held low, and how long the chip then needs before the first access.
-
-    The defaults stand every chip whose times are published: pulses in use are 2 µs to 500 ms,
-    first accesses come after 30 ms (U-Boot) to 1 s (wolfTPM).
-    """
-
-    pulse_s: float = 0.1
-    settle_s: float = 0.03
-
-
 class _Select(Enum):
     """What is known of chip select between two messages."""
 
@@ -134,7 +125,8 @@ class SpidevBus:
         clock_hz: int,
         buffer: Buffer | None = None,
         reset: ResetLine | None = None,
-        reset_times: ResetTimes | None = None,
+        reset_pulse_s: float = RESET_PULSE_S,
+        reset_settle_s: float = RESET_SETTLE_S,
         irq: IrqLine | None = None,
         clock: Clock | None = None,
         longest_delay_us: int = LONGEST_DELAY_US,
@@ -144,7 +136,8 @@ class SpidevBus:
         self._path = path
         self._file: SpiFile | None = file
         self._reset_line = reset
-        self._reset_times = reset_times or ResetTimes()
+        self._reset_pulse_s = reset_pulse_s
+        self._reset_settle_s = reset_settle_s
         self._irq = irq
         self._clock = clock or RealClock()
         self._longest_delay_us = longest_delay_us
@@ -209,10 +202,10 @@ class SpidevBus:
             )
         try:
             self._reset_line.drive(low=True)
-            self._clock.sleep(self._reset_times.pulse_s)
+            self._clock.sleep(self._reset_pulse_s)
         finally:
             self._reset_line.drive(low=False)
-        self._clock.sleep(self._reset_times.settle_s)
+        self._clock.sleep(self._reset_settle_s)
 
     def close(self) -> None:
         """See `SpiBus.close`."""
@@ -349,7 +342,8 @@ def open_spidev(
     *,
     clock_hz: int,
     reset: ResetLine | None = None,
-    reset_times: ResetTimes | None = None,
+    reset_pulse_s: float = RESET_PULSE_S,
+    reset_settle_s: float = RESET_SETTLE_S,
     irq: IrqLine | None = None,
     alignment: int | None = None,
     clock: Clock | None = None,
@@ -363,9 +357,11 @@ def open_spidev(
         path: the device file; a link to it (by udev) does.
         clock_hz: the fastest clock; a controller may choose a lower one, and does not tell.
         reset, irq: RST# and PIRQ#, where they are wired; see `hwtpm.tis_spi.gpio`.
+        reset_pulse_s: how long RST# is low.
+        reset_settle_s: from there to the first access.
         alignment: see `Buffer`; for those who know their kernel.
         longest_delay_us: see the module.
-        reset_times, clock, dev, sysfs: to replace their defaults.
+        clock, dev, sysfs: to replace the machine's.
 
     Raises:
         Unsupported: the package spidev is missing, or the controller cannot do that.
@@ -395,7 +391,8 @@ def open_spidev(
         clock_hz=clock_hz,
         buffer=Buffer(size) if alignment is None else Buffer(size, alignment),
         reset=reset,
-        reset_times=reset_times,
+        reset_pulse_s=reset_pulse_s,
+        reset_settle_s=reset_settle_s,
         irq=irq,
         clock=clock,
         longest_delay_us=longest_delay_us,

@@ -31,6 +31,10 @@ class Bias(Enum):
     PULL_UP = auto()
 
 
+class Drive(Enum):
+    OPEN_DRAIN = auto()
+
+
 class Edge(Enum):
     FALLING = auto()
 
@@ -38,7 +42,7 @@ class Edge(Enum):
 class Gpiod(ModuleType):
     """The package, and behind it one line whose level changes as time passes."""
 
-    line = SimpleNamespace(Value=Value, Direction=Direction, Bias=Bias, Edge=Edge)
+    line = SimpleNamespace(Value=Value, Direction=Direction, Bias=Bias, Drive=Drive, Edge=Edge)
     LineSettings = staticmethod(dict)
 
     def __init__(self, clock: FakeClock) -> None:
@@ -91,9 +95,14 @@ def gpiod(monkeypatch: pytest.MonkeyPatch) -> Gpiod:
     return module
 
 
-def test_reset_is_driven_high_until_it_is_pulsed_and_let_go(gpiod: Gpiod) -> None:
+def test_reset_is_pulled_low_or_let_go(gpiod: Gpiod) -> None:
     line = open_reset(RESET)
-    settings = {"direction": Direction.OUTPUT, "output_value": Value.ACTIVE}
+    settings = {
+        "direction": Direction.OUTPUT,
+        "drive": Drive.OPEN_DRAIN,
+        "bias": Bias.PULL_UP,
+        "output_value": Value.ACTIVE,
+    }
     assert gpiod.requested == [("/dev/gpiochip0", {24: settings}, "hwtpm")]
     line.drive(low=True)
     line.drive(low=False)

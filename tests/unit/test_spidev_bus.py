@@ -27,7 +27,7 @@ from hwtpm.tis_spi.flow import read_transfer, write_transfer
 from hwtpm.tis_spi.planner import Plan, SpiHost
 from hwtpm.tis_spi.quirks import STRICT
 from hwtpm.tis_spi.spi_ioc import Buffer, IocTransfer
-from hwtpm.tis_spi.spidev import ResetTimes, SpidevBus, _Select
+from hwtpm.tis_spi.spidev import SpidevBus, _Select
 from hwtpm.tis_spi.transport import SpiTis
 from hwtpm.tis_spi.virtual import PROFILES, Habits, VirtualSpiChip
 from hwtpm.tis_spi.virtual.spidev import VirtualSpidev
@@ -452,7 +452,8 @@ def test_reset_pulses_its_line_and_waits() -> None:
         Path(PATH),
         clock_hz=1,
         reset=line,
-        reset_times=ResetTimes(0.002, 0.04),
+        reset_pulse_s=0.002,
+        reset_settle_s=0.04,
         clock=bench.clock,
     )
     bus.reset()
