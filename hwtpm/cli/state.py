@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -11,7 +12,7 @@ from cyclopts import App, Parameter
 
 from hwtpm.cli.program import Job
 from hwtpm.cli.render import Answer, Origin, Table
-from hwtpm.errors import AccessDenied, StateError, UsageError
+from hwtpm.errors import AccessDenied, HwtpmError, StateError, UsageError
 from hwtpm.softtpm.base import StateName
 from hwtpm.softtpm.storage import FileStorage
 
@@ -63,13 +64,19 @@ def show(directory: Path, /, *, common: SwtpmKey = _PLAIN) -> Job:
     """
 
     def work(_origin: Origin) -> Answer:
-        from hwtpm.softtpm.migration import read_engine, read_swtpm
+        from hwtpm.softtpm.migration import read_engine, read_swtpm, state_files
 
         _must_exist(directory)
-        if (directory / StateName.PERMANENT).exists():
-            with FileStorage(directory) as storage:
-                return _summary(read_engine(storage))
-        return _summary(read_swtpm(directory, _file_key(common), forget_volatile=True))
+        if not state_files(directory):
+            raise StateError(
+                f"there is no TPM in {directory}, neither one of our engine nor one of swtpm",
+                hint="name the directory of sim:DIRECTORY, or swtpm's --tpmstate dir=",
+            )
+        with _about(directory):
+            if (directory / StateName.PERMANENT).exists():
+                with FileStorage(directory) as storage:
+                    return _summary(read_engine(storage))
+            return _summary(read_swtpm(directory, _file_key(common), forget_volatile=True))
 
     return _job(common, work)
 
@@ -96,10 +103,12 @@ def import_(
     """
 
     def work(_origin: Origin) -> Answer:
-        from hwtpm.softtpm.migration import import_swtpm, read_swtpm
+        from hwtpm.softtpm.migration import check_unused, import_swtpm, read_swtpm
 
         key = _file_key(common)
-        permanent = read_swtpm(swtpm, key, forget_volatile=forget_suspended)
+        with _about(swtpm):
+            permanent = read_swtpm(swtpm, key, forget_volatile=forget_suspended)
+        check_unused(directory)
         with FileStorage(directory) as storage:
             import_swtpm(permanent, storage)
         return _summary(permanent)
@@ -133,7 +142,7 @@ def export(
 
         key = _file_key(common)
         _must_exist(directory)
-        with FileStorage(directory) as storage:
+        with _about(directory, swtpm), FileStorage(directory) as storage:
             export_swtpm(storage, swtpm, key, forget_saved=forget_suspended)
             return _summary(read_engine(storage))
 
@@ -148,6 +157,17 @@ def _must_exist(directory: Path) -> None:
     # Opening a storage makes its directory, which is not what reading one should do.
     if not directory.is_dir():
         raise StateError(f"there is no directory {directory}", hint="name one that holds a TPM")
+
+
+@contextmanager
+def _about(directory: Path, *others: Path) -> Iterator[None]:
+    """Errors that name none of the directories are about the first."""
+    try:
+        yield
+    except HwtpmError as error:
+        if not any(str(path) in error.message for path in (directory, *others)):
+            error.message = f"{directory}: {error.message}"
+        raise
 
 
 def _file_key(common: SwtpmKey) -> FileKey | None:

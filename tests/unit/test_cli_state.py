@@ -86,19 +86,29 @@ def test_no_secret_is_shown(permanent: Permanent, swtpm: Path, tmp_path: Path) -
     ("arguments", "code", "what"),
     [
         (("show", "{}/nowhere"), 13, "there is no directory"),
-        (("show", "{}/empty"), 13, "there is no"),
-        (("show", "{}/swtpm"), 2, "is encrypted"),
+        (("show", "{}/empty"), 13, "{}/empty, neither"),
+        (("show", "{}/swtpm"), 2, "{}/swtpm: the swtpm file is encrypted"),
         (("import", "{}/swtpm", "{}/new", "--key-file", "{}/absent"), 4, "cannot read"),
         (("import", "{}/swtpm", "{}/new", "--key-file", "{}/short"), 2, "bits"),
-        (("import", "{}/swtpm", "{}/new", "--key-file", "{}/wrong"), 9, "is not that of"),
+        (("import", "{}/swtpm", "{}/new", "--key-file", "{}/wrong"), 9, "{}/swtpm: the key is not"),
         (
             ("show", "{}/swtpm", "--key-file", "{}/wrong", "--passphrase-file", "{}/short"),
             2,
             "exclude each other",
         ),
-        (("export", "{}/empty", "{}/new"), 13, "there is no TPM state"),
-        (("export", "{}/ours", "{}/swtpm"), 11, "is there already"),
-        (("import", "{}/swtpm", "{}/ours", "--key-file", "{}/right"), 11, "there is a TPM"),
+        (("export", "{}/empty", "{}/new"), 13, "{}/empty: there is no TPM state"),
+        (("export", "{}/ours", "{}/swtpm"), 11, ": {}/swtpm/tpm-00.permall is there already"),
+        (("export", "{}/ours", "{}/ours"), 11, "{}/ours/permanent is there already"),
+        (
+            ("import", "{}/swtpm", "{}/ours", "--key-file", "{}/right"),
+            11,
+            "{}/ours/permanent is there already",
+        ),
+        (
+            ("import", "{}/swtpm", "{}/swtpm", "--key-file", "{}/right"),
+            11,
+            ": {}/swtpm/tpm-00.permall is there already",
+        ),
     ],
 )
 def test_refusals_have_their_exit_codes_and_change_nothing(
@@ -119,7 +129,24 @@ def test_refusals_have_their_exit_codes_and_change_nothing(
     before = (swtpm / "tpm-00.permall").read_bytes()
     ended = state(*(argument.format(tmp_path) for argument in arguments))
     assert (ended[0], ended[1]) == (code, "")
-    assert what in ended[2]
+    assert what.format(tmp_path) in ended[2]
     assert "next:" in ended[2]
     assert (swtpm / "tpm-00.permall").read_bytes() == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(permanent: Permanent, tmp_path: Path) -> None:
+    with FileStorage(tmp_path / "ours") as storage:
+        import_swtpm(permanent, storage)
+    target = tmp_path / "swtpm"
+    program = [sys.executable, "-m", "hwtpm.cli", "state", "export", tmp_path / "ours", target]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$@"', "sh", *program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 13
+    assert f"cannot use {target}" in done.stderr
+    assert [path.name for path in target.iterdir()] == [".lock"]

@@ -6,13 +6,21 @@ back, `swtpm_file` is the file that swtpm wraps around it, `move` does it for wh
 
 from hwtpm.softtpm.migration.describe import StateSummary, describe
 from hwtpm.softtpm.migration.libtpms_state import export_permanent, import_permanent
-from hwtpm.softtpm.migration.move import export_swtpm, import_swtpm, read_engine, read_swtpm
+from hwtpm.softtpm.migration.move import (
+    check_unused,
+    export_swtpm,
+    import_swtpm,
+    read_engine,
+    read_swtpm,
+    state_files,
+)
 from hwtpm.softtpm.migration.swtpm_file import FileKey, Kdf, key_from_file, key_from_passphrase
 
 __all__ = [
     "FileKey",
     "Kdf",
     "StateSummary",
+    "check_unused",
     "describe",
     "export_permanent",
     "export_swtpm",
@@ -22,4 +30,5 @@ __all__ = [
     "key_from_passphrase",
     "read_engine",
     "read_swtpm",
+    "state_files",
 ]

@@ -15,7 +15,14 @@ from hwtpm.softtpm.engine.state import Permanent, decode_permanent, encode_perma
 from hwtpm.softtpm.migration.libtpms_state import export_permanent, import_permanent
 from hwtpm.softtpm.migration.swtpm_file import FileKey, unwrap, wrap
 
-__all__ = ["export_swtpm", "import_swtpm", "read_engine", "read_swtpm"]
+__all__ = [
+    "check_unused",
+    "export_swtpm",
+    "import_swtpm",
+    "read_engine",
+    "read_swtpm",
+    "state_files",
+]
 
 _PERMANENT: Final = "tpm-00.permall"
 _TEMPORARY: Final = "TMP-00.permall"  # swtpm's own name for a file that it is writing
@@ -23,6 +30,25 @@ _VOLATILE: Final = ("tpm-00.savestate", "tpm-00.volatilestate")
 _TPM2: Final = "tpm2-00.permall"
 _LOCK: Final = ".lock"
 _MOST_BYTES: Final = 1 << 20
+
+
+def state_files(directory: Path) -> tuple[Path, ...]:
+    """The files in `directory` in which our engine or swtpm keeps a TPM."""
+    paths = (directory / name for name in (*StateName, _PERMANENT, *_VOLATILE, _TPM2))
+    return tuple(path for path in paths if path.exists())
+
+
+def check_unused(directory: Path) -> None:
+    """Whether a TPM may be put into `directory`: two in one would be taken for each other.
+
+    Raises:
+        Refused: there is one, ours or swtpm's.
+    """
+    for path in state_files(directory):
+        raise Refused(
+            f"{path} is there already",
+            hint="name a directory that does not exist yet, or an empty one",
+        )
 
 
 def read_swtpm(
@@ -115,12 +141,7 @@ def export_swtpm(
         )
     file = wrap(export_permanent(permanent), key, random)
     with _locked(directory, make=True):
-        for name in (_PERMANENT, *_VOLATILE, _TPM2):
-            if (directory / name).exists():
-                raise Refused(
-                    f"{directory / name} is there already",
-                    hint="name a directory that does not exist yet, or an empty one",
-                )
+        check_unused(directory)
         _write(directory, file)
 
 
@@ -184,6 +205,8 @@ def _write(directory: Path, data: bytes) -> None:
         finally:
             os.close(directory_fd)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise _explain(error, directory) from error
 
 
