@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "perform", "run"]
 
+_LOG: Final = logging.getLogger(__name__)
 _JSON_FLAG: Final = "--json"
 
 
@@ -52,13 +53,17 @@ def perform(program: str, find: Callable[[], Job | None], *, as_json: bool = Fal
 
     `as_json` is how to say that there is no finding it.
     """
+    _open_closed_streams()
     try:
         code = _perform(program, find, as_json)
-        sys.stdout.flush()
+        with _writing():
+            sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter would complain again when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return ExitCode.BROKEN_PIPE
+    except _StdoutError as error:
+        _discard_stdout()
+        return Output(program, "", False, sys.stdout, sys.stderr).failure(error, Origin())
     return code
 
 
@@ -66,26 +71,67 @@ def _perform(program: str, find: Callable[[], Job | None], as_json: bool) -> int
     output = Output(program, f"{program}/1", as_json, sys.stdout, sys.stderr)
     origin = Origin()
     try:
-        job = find()
+        with _writing():
+            job = find()
         if job is None:
             return ExitCode.OK
         output = Output(program, job.schema, job.as_json, sys.stdout, sys.stderr)
         with _logging(program, sys.stderr), _traffic(job.trace, sys.stderr):
             answers = job.work(origin)
             if isinstance(answers, Answer):
-                output.answer(answers, origin)
+                with _writing():
+                    output.answer(answers, origin)
             else:
                 with closing(answers):
                     for answer in answers:
-                        output.answer(answer, origin)
-                        sys.stdout.flush()
-    except BrokenPipeError:
+                        with _writing():
+                            output.answer(answer, origin)
+                            sys.stdout.flush()
+    except (BrokenPipeError, _StdoutError):
         raise
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, HwtpmError | KeyboardInterrupt):
             traceback.print_exception(error, file=sys.stderr)
-        return output.failure(error, origin)
+        with _writing():
+            return output.failure(error, origin)
     return ExitCode.OK
+
+
+class _StdoutError(AccessDenied):
+    """stdout does not take what we have to say, so that goes to stderr, as text."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _StdoutError(
+            f"cannot write to stdout: {error.strerror}",
+            hint="make room where it goes, or send it elsewhere",
+        ) from error
+
+
+def _open_closed_streams() -> None:
+    """Streams that our caller has closed, before a file of ours gets their numbers."""
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_RDONLY),  # writing fails: nobody would see it
+        (2, "stderr", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _discard_stdout() -> None:
+    # The interpreter would complain again when it flushes stdout at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(app: App, arguments: Sequence[str]) -> Job | None:
@@ -95,10 +141,12 @@ def _parse(app: App, arguments: Sequence[str]) -> Job | None:
     try:
         command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise UsageError(
-            " ".join(str(error).split()), hint=f"see `{app.name[0]} --help`"
-        ) from error
-    returned = command(*bound.args, **bound.kwargs)
+        words = " ".join((app.name[0], *(error.command_chain or ()), "--help"))
+        raise UsageError(" ".join(str(error).split()), hint=f"see `{words}`") from error
+    try:
+        returned = command(*bound.args, **bound.kwargs)
+    except SystemExit:  # how rich, which prints the help, says that its reader has gone
+        raise BrokenPipeError from None
     return returned if isinstance(returned, Job) else None
 
 
@@ -118,7 +166,7 @@ def _traffic(target: str | None, stderr: TextIO) -> Iterator[None]:
         yield
         return
     with _trace_file(target, stderr) as stream:
-        handler = logging.StreamHandler(stream)
+        handler = _TraceHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger(LOGGER)
         level, propagate = logger.level, logger.propagate
@@ -130,6 +178,18 @@ def _traffic(target: str | None, stderr: TextIO) -> Iterator[None]:
         finally:
             logger.setLevel(level)
             logger.propagate = propagate
+
+
+class _TraceHandler(logging.StreamHandler[TextIO]):
+    """Says once that the trace has holes: a full disk there is no reason to give up the TPM."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        del record
+        if not self._said:
+            self._said = True
+            _LOG.warning("the trace is incomplete: %s", sys.exc_info()[1])
 
 
 @contextmanager
@@ -149,8 +209,12 @@ def _trace_file(target: str, stderr: TextIO) -> Iterator[TextIO]:
             f"cannot write the trace to {target}: {error.strerror}",
             hint="name a file that you may write, or - for stderr",
         ) from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+    stream = os.fdopen(descriptor, "w", encoding="utf-8")
+    try:
         yield stream
+    finally:
+        with suppress(OSError):  # the handler has said so
+            stream.close()
 
 
 @contextmanager

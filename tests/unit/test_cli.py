@@ -281,10 +281,7 @@ def test_a_tpm_2_that_refuses_the_tag_is_asked_as_a_tpm_2(
         answering(
             (build_request(0x46, b"\0\0\0\4"), refused),
             (family, told),
-            (
-                build(Code.GET_RANDOM, b"\0\4"),
-                bytes.fromhex("8001 00000010 00000000 0004 deadbeef"),
-            ),
+            (build(Code.GET_RANDOM, b"\0\4"), answer),
         ),
     )
     assert (ended.code, ended.text) == (0, "deadbeef\n")
@@ -345,6 +342,20 @@ def test_nonsense_is_exit_2_in_text_and_json(inside: Inside, arguments: list[str
     assert error["kind"] == "usage"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "help_"),
+    [
+        (["pcr", "x"], "hwtpm pcr --help"),
+        (["state", "show"], "hwtpm state show --help"),
+        (["nonsense"], "hwtpm --help"),
+    ],
+)
+def test_nonsense_is_told_where_the_help_is(
+    inside: Inside, arguments: list[str], help_: str
+) -> None:
+    assert f"see `{help_}`" in inside(*arguments).err
+
+
 def test_trace_without_its_file_does_not_swallow_the_next_option(inside: Inside) -> None:
     ended = inside("info", "--on", FAKE, "--trace", "--json")
     assert (ended.code, ended.out) == (2, b"")
@@ -370,7 +381,9 @@ def test_interrupt_is_exit_130_and_lets_the_tpm_go(tmp_path: Path) -> None:
     assert json.loads(out)["error"]["kind"] == "interrupted"
 
 
-@pytest.mark.parametrize("arguments", [["random", "4", "--on", FAKE], ["random", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["random", "4", "--on", FAKE], ["random", "--json"], ["--help"]]
+)
 def test_reader_that_has_left_is_no_internal_error(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -379,6 +392,37 @@ def test_reader_that_has_left_is_no_internal_error(arguments: list[str]) -> None
         _, err = process.communicate(timeout=60)
     assert process.returncode == 141
     assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["info", "--on", FAKE], ["info", "--on", FAKE, "--json"], ["info", "--json"], ["--help"]],
+)
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_stdout_that_takes_nothing_is_exit_4_and_said_on_stderr(
+    arguments: list[str], where: str
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {where}', "sh", *COMMAND, *arguments],
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert b"cannot write to stdout: " in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_closed_stderr_leaves_stdout_to_the_data() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "random", "4", "--on", FAKE],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert re.fullmatch(rb"[0-9a-f]{8}\n", done.stdout)
 
 
 # --- traces, help, start-up ------------------------------------------------------------------
@@ -397,6 +441,13 @@ def test_trace_goes_to_a_private_file_or_stderr_and_not_to_stdout(tmp_path: Path
 
 def test_trace_file_that_cannot_be_written_is_exit_4(inside: Inside, tmp_path: Path) -> None:
     assert inside("pcr", "--on", FAKE, "--trace", str(tmp_path)).code == 4
+
+
+def test_trace_on_a_full_disk_is_said_once_and_the_tpm_answers() -> None:
+    ended = hwtpm("pcr", "--on", FAKE, "--trace", "/dev/full", "--json")
+    assert (ended.code, ended.json["ok"]) == (0, True)
+    assert ended.err.count("the trace is incomplete: [Errno 28]") == 1
+    assert "Traceback" not in ended.err
 
 
 def test_random_numbers_are_masked_in_the_trace(inside: Inside) -> None:
