@@ -6,6 +6,9 @@ swtpm:PATH                the same with a swtpm process that keeps its state in 
 libtpms2:  libtpms2:PATH  libtpms as a TPM 2.0 behind a simulated chip
 swtpm2:PATH               the same with a swtpm process
 dev:/dev/tpm0             the kernel's device
+ftdi://ftdi:232h/1        a chip on an FTDI adapter, by pyftdi's URL
+spidev:/dev/spidev0.1     a chip on a spidev device
+board:NAME                the chip of a board's file; board:NAME:PATH a simulated one that is kept
 unix:PATH  tcp:HOST:PORT  raw commands on a socket, such as every virtual TPM has
 replay:FILE               a recording
 """
@@ -40,7 +43,7 @@ def open_transport(
     """The transport to the TPM that `address` names, opened.
 
     Software TPMs are powered on and started, as firmware does it: a TPM 1.2 with
-    TPM_Startup(ST_CLEAR), a TPM 2.0 as `hwtpm.transport.simulated.SuspendedTransport` says.
+    TPM_Startup(ST_CLEAR), a TPM 2.0 as `hwtpm.transport.simulated.StandbyTransport` says.
 
     Raises:
         UsageError: this is no address, or its scheme is unknown.
@@ -128,6 +131,24 @@ def _dev(target: Target) -> Transport:
     return open_device(target.address, target.path("dev:/dev/tpm0"), deadlines=target.deadlines)
 
 
+def _ftdi(target: Target) -> Transport:
+    from hwtpm.transport.spi import open_ftdi
+
+    return open_ftdi(target)
+
+
+def _spidev(target: Target) -> Transport:
+    from hwtpm.transport.spi import open_spidev_address
+
+    return open_spidev_address(target)
+
+
+def _board(target: Target) -> Transport:
+    from hwtpm.transport.spi import open_board
+
+    return open_board(target)
+
+
 def _unix(target: Target) -> Transport:
     from hwtpm.transport.stream import connect_unix
 
@@ -158,6 +179,9 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
     ),
     Scheme("swtpm2", "swtpm2:PATH", "a swtpm process as a TPM 2.0, kept", True, _swtpm2),
     Scheme("dev", "dev:/dev/tpm0", "the kernel's TPM device", False, _dev),
+    Scheme("ftdi", "ftdi://ftdi:232h/1", "a TPM on an FTDI adapter (SPI)", True, _ftdi),
+    Scheme("spidev", "spidev:/dev/spidev0.1", "a TPM on a spidev device (SPI)", True, _spidev),
+    Scheme("board", "board:NAME", "the TPM of a board's file, see `hwtpm boards`", True, _board),
     Scheme(
         "unix", "unix:PATH", "raw commands on a unix socket, as virtual TPMs take", False, _unix
     ),

@@ -31,7 +31,7 @@ FREE_FOR_ALL = NvPermission.OWNERREAD | NvPermission.OWNERWRITE
 
 @pytest.mark.parametrize(
     "address",
-    ["", "sim", "/dev/tpm0", "tpm0", "SIM:", "sims:", "ftdi://ftdi:232h/1", "spidev:/dev/x", "://"],
+    ["", "sim", "/dev/tpm0", "tpm0", "SIM:", "sims:", "ftd://ftdi:232h/1", "spi:/dev/x", "://"],
 )
 def test_unknown_address_is_refused_with_all_known_forms(address: str) -> None:
     with pytest.raises(UsageError, match="no address of a TPM") as failure:
@@ -40,7 +40,7 @@ def test_unknown_address_is_refused_with_all_known_forms(address: str) -> None:
         assert scheme.form in failure.value.hint
 
 
-@pytest.mark.parametrize("address", ["swtpm:", "dev:", "unix:", "replay:"])
+@pytest.mark.parametrize("address", ["swtpm:", "dev:", "spidev:", "unix:", "replay:"])
 def test_missing_path_is_a_usage_error_with_an_example(address: str) -> None:
     with pytest.raises(UsageError, match="path is missing") as failure:
         open_transport(address)
