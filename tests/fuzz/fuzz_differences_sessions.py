@@ -85,11 +85,11 @@ KNOWN: Final[tuple[Known, ...]] = (
         lambda plan: plan.through is not None,
     ),
     Known(
-        "TPM_CertifyKey TPM_CertifyKey2",
-        {Rc.INVALID_KEYUSAGE, Rc.MIGRATEFAIL},
+        "TPM_CertifyKey TPM_CertifyKey2 TPM_ReleaseTransportSigned",
+        {Rc.INVALID_KEYUSAGE, Rc.MIGRATEFAIL, Rc.INAPPROPRIATE_SIG},
         {Rc.WRONGPCRVAL, Rc.BAD_LOCALITY},
-        "13.8 and 13.9 compare PCRs in actions 9 and 13, after the usages; libtpms when it looks"
-        " for the keys",
+        "13.8, 13.9 and 24.3 look at usage and scheme first; libtpms at the PCRs, when it gets the"
+        " keys",
     ),
     Known(
         "*",
@@ -176,6 +176,21 @@ KNOWN: Final[tuple[Known, ...]] = (
         "21.1: only the owner evicts it; libtpms forgets to look",
     ),
     Known(
+        "TPM_LoadKeyContext TPM_LoadAuthContext",
+        {Rc.BAD_PARAM_SIZE},
+        {Rc.SUCCESS},
+        "27.2: the blob has the size that is said of it; libtpms does not look at the outer size",
+        damaged,
+    ),
+    Known(
+        "TPM_NV_ReadValue",
+        {Rc.AUTHFAIL, Rc.NOSRK},
+        {Rc.SUCCESS, Rc.NOSPACE},
+        "20.4 action 1.c: before the lock the TPM MAY check the HMAC if there is one; libtpms"
+        " does not",
+        lambda plan: len(plan.auths) == 1,
+    ),
+    Known(
         "TPM_Delegate_Manage",
         {Rc.BAD_PARAMETER},
         {Rc.SUCCESS},
@@ -189,10 +204,10 @@ KNOWN: Final[tuple[Known, ...]] = (
         "Part 2 17 enforces no PCRs for it, nor do the actions of 19.2; libtpms does",
     ),
     Known(
-        "TPM_ChangeAuth",
+        "TPM_ChangeAuth TPM_ChangeAuthAsymFinish",
         {Rc.INVALID_KEYHANDLE},
         {Rc.WRONG_ENTITYTYPE},
-        "two faults: 17.1 does not say whether handles are looked up before its action 1",
+        "two faults: 17.1 and 27.4.2 do not say whether handles are looked up before their actions",
     ),
     Known(
         "TPM_CreateEndorsementKeyPair TPM_CreateRevocableEK",

@@ -181,6 +181,7 @@ class Episode:
         self.miscounted |= self.failures > 0  # ours keeps the count, libtpms does not
         kind = StartupType.CLEAR
         if self.rng.random() < 0.5:
+            self._empty()
             self.run(Plan(TABLE["TPM_SaveState"], {}))
             kind = StartupType.STATE
         for side in self.sides:
@@ -189,6 +190,14 @@ class Episode:
         self.grammar.forget()
         self.bench.forget()
         self._startup(kind)
+
+    def _empty(self) -> None:
+        """What comes back after ST_STATE is up to the TPM (Part 2 section 4.6): leave nothing."""
+        for session in list(self.sides[0].sessions):
+            self.drop_session(session)
+        for key in list(self.grammar.loaded):
+            self.bench.drop_handle(key)
+        self.grammar.loaded.clear()
 
     def _startup(self, kind: StartupType) -> None:
         self.run(Plan(TABLE["TPM_Startup"], {"startup_type": int(kind)}))

@@ -212,7 +212,7 @@ class Side:
             nonce, go_on, mac = raw[at : at + 20], raw[at + 20], raw[at + 21 : at + 41]
             opened = self.sessions[auth.session]
             key = auth.secret if opened.shared is None else opened.shared
-            if self._proves(plan):
+            if self._proves(plan) and auth.honest:
                 expected = session_hmac(key, digest, nonce, auth.nonce_odd, go_on)
                 assert hmac.compare_digest(mac, expected), f"{self.name}: {plan.row.name}: resAuth"
             opened.nonce_even = nonce
