@@ -20,7 +20,7 @@ __all__ = ["listening_tcp", "listening_unix"]
 
 _BACKLOG: Final = 16
 _PROBE_S: Final = 1.0
-_ADDRESS_ERRORS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _busy(path: Path) -> Busy:
 def _listen_error(error: OSError | UnicodeError, where: str) -> HwtpmError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     message = f"{where}: cannot listen: {reason}"
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
         return AccessDenied(
             message, hint="name a port above 1023, or a directory that you may write to"
         )

@@ -16,7 +16,7 @@ from typing import Final
 
 from hwtpm.loop import Loop
 from hwtpm.tpm12.const import MAX_FRAME
-from hwtpm.tpm12.frame import error_response
+from hwtpm.tpm12.frame import HEADER_SIZE, error_response
 from hwtpm.tpm12.rc import Rc
 from hwtpm.transport.frames import frame_size
 
@@ -118,7 +118,8 @@ class FrameServer:
         if command is None:
             return
         if not command:  # where the next command starts is not known any more
-            _LOG.warning("hung up on a client: %s starts no command", client.frame.hex())
+            header = client.frame[:HEADER_SIZE].hex()
+            _LOG.warning("hung up on a client: %s starts no command", header)
             self._send(client, error_response(Rc.BAD_PARAM_SIZE))
             self._drop(client)
         elif not self._send(client, self._execute(command)):

@@ -75,7 +75,7 @@ class StreamTransport:
             self.close()
             raise Timeout(
                 f"{address}: no whole answer to {command[:10].hex()} within {wait_s:g} s",
-                hint="see whether the TPM behind that socket is alive, then open it anew",
+                hint="see whether the TPM behind that socket is alive, or another client has it",
             ) from error
         except OSError as error:
             self.close()

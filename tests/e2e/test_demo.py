@@ -28,6 +28,8 @@ COMBINATIONS = [
     ("sim:", "libtpms"),
     ("libtpms:", "libtpms"),
     ("swtpm:", "engine"),
+    ("board:sim-slb9670-ftdi", "engine"),
+    ("board:sim-slb9670-spidev", "engine"),
 ]
 
 
@@ -42,6 +44,13 @@ def test_the_demo_shows_the_whole_chain_with_an_unmodified_qemu(
     assert len(set(shown["pcrs"].values())) > 3  # firmware measured different things
     assert any("15 events" in finding for finding in shown["findings"])
     assert stack.processes() == []
+
+
+def test_an_engine_that_there_is_not_is_refused_before_the_chip_is_touched(stack: Stack) -> None:
+    chip = stack.root / "chip"
+    code, error = stack.error("vstack", "demo", "--chip", f"sim:{chip}", "--engine", "nosuch")
+    assert (code, error["hint"]) == (2, "use one of: engine, libtpms, swtpm")
+    assert not chip.exists()
 
 
 def test_without_qemu_the_demo_measures_through_our_own_tis_and_says_so(stack: Stack) -> None:

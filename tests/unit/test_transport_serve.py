@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -154,6 +156,16 @@ def test_a_size_that_is_none_is_answered_and_ends_the_connection(shared: Rig, si
         assert has_hung_up(client)
         assert shared.executed == [2]
         assert other.recv(100) == ANSWER
+
+
+def test_the_log_names_the_header_and_does_not_fill_up_with_what_was_sent(
+    shared: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with shared.client() as client:
+        client.sendall(bytes(MAX_FRAME))
+        shared.turn()
+    assert "hung up on a client: 00000000000000000000 starts no command" in caplog.text
+    assert "00" * 11 not in caplog.text
 
 
 def test_half_a_command_has_a_deadline_and_holds_nobody_up(shared: Rig) -> None:
@@ -357,6 +369,18 @@ def test_a_socket_of_somebody_else_in_our_place_is_not_removed(tmp_path: Path) -
         path.unlink()
         another.bind(str(path))
     assert path.is_socket()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_directory_that_takes_no_file_is_access_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(AccessDenied, match=os.strerror(code)), listening_unix(tmp_path / "s"):
+        pass
 
 
 def test_a_path_that_cannot_be_made_is_a_usage_error(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from vstack.ipc.rpc import Json
 __all__ = ["APP", "main"]
 
 APP: Final = App(name="vstack", help="Virtual TPMs whose keys a TPM chip holds.", version=version)
+_OFF: Final = Parameter(negative=())
+_KEY_HINT: Final = "take it from `vstack status --json`, or name a file that holds it"
 _PATH_LIMIT: Final = 256  # a TPM_PUBKEY in hexadecimal is longer than any file name
 
 VTPM: Final = App(name="vtpm", help="The virtual TPMs of a running stack.")
@@ -39,10 +41,10 @@ def _progress(text: str) -> None:
 def up(
     *,
     chip: str | None = None,
-    foreground: bool = False,
-    take_ownership: bool = False,
-    new_manager: bool = False,
-    key_pool: bool = False,
+    foreground: Annotated[bool, _OFF] = False,
+    take_ownership: Annotated[bool, _OFF] = False,
+    new_manager: Annotated[bool, _OFF] = False,
+    key_pool: Annotated[bool, _OFF] = False,
     common: Common = DEFAULT,
 ) -> Job:
     """Start the manager and all vTPMs.
@@ -181,7 +183,7 @@ def verify(
     chip_aik: str,
     vtpm: UUID | None = None,
     pcr: Annotated[tuple[int, ...], Parameter(negative=())] = (),
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, _OFF] = False,
 ) -> Job:
     """Check evidence of a guest against the chip's identity key; needs no TPM and no stack.
 
@@ -207,7 +209,8 @@ def verify(
         from vstack.evidence import verify as check
 
         del origin
-        key, nonce = _key(chip_aik), _hex(challenge, "challenge")
+        key = _key(chip_aik)
+        nonce = _hex(challenge, "challenge", "give the 20 bytes as 40 hexadecimal digits")
         try:
             data = evidence.read_bytes()
         except FileNotFoundError as error:
@@ -227,7 +230,7 @@ def demo(
     chip: str = "sim:",
     engine: str = "engine",
     keep: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, _OFF] = False,
 ) -> Job:
     """Show the main job: a guest boots, measured into a vTPM whose keys a chip holds.
 
@@ -272,7 +275,7 @@ def _status_answer(status: Json, origin: Origin) -> Answer:
         status,
         (
             f"manager {said}, {len(vtpms)} vTPM{'' if len(vtpms) == 1 else 's'}"
-            + (f", manager started again {restarts} times" if restarts else ""),
+            + (f", manager restarts: {restarts}" if restarts else ""),
             f"state in {status.get('state')}, sockets in {status.get('run')}",
             *((_list_table(vtpms),) if vtpms else ()),
         ),
@@ -302,15 +305,16 @@ def _list_table(vtpms: list[Json]) -> Table:
 
 def _vtpm_table(vtpm: Json) -> Table:
     rows = [("state", _state_of(vtpm))]
-    rows += [(key, str(value)) for key, value in vtpm.items() if key != "problem"]
+    said = ("problem", "running", "guest_attached")  # by the state
+    rows += [(key, str(value)) for key, value in vtpm.items() if key not in said]
     return Table(rows)
 
 
-def _hex(text: str, what: str) -> bytes:
+def _hex(text: str, what: str, hint: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise UsageError(f"the {what} is not hexadecimal") from None
+        raise UsageError(f"the {what} is not hexadecimal", hint=hint) from None
 
 
 def _key(text: str) -> PubKey:
@@ -320,10 +324,10 @@ def _key(text: str) -> PubKey:
         except OSError as error:
             raise AccessDenied(f"cannot read {text}: {error.strerror}") from error
     try:
-        return PubKey.decode(_hex(text, "chip's key"))
+        return PubKey.decode(_hex(text, "chip's key", _KEY_HINT))
     except WireError as error:
         raise UsageError(
-            f"this is no TPM_PUBKEY: {error.message}", hint="take it from `vstack status --json`"
+            f"the chip's key is no TPM_PUBKEY: {error.message}", hint=_KEY_HINT
         ) from error
 
 

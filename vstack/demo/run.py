@@ -31,7 +31,7 @@ from vstack.demo import owner
 from vstack.demo.guests import Booted, boot
 from vstack.evidence import ChipPart, Evidence, VtpmPart, verify
 from vstack.host import daemon
-from vstack.host.layout import Layout
+from vstack.host.layout import Layout, check_engine
 from vstack.ipc.rpc import Json
 
 __all__ = ["Outcome", "run"]
@@ -297,6 +297,7 @@ def run(chip: str, engine: str, say: Say, keep: Path | None = None) -> Outcome:
     Raises:
         HwtpmError: a step failed; nothing is left running.
     """
+    check_engine(engine)
     directory = keep or Path(tempfile.mkdtemp(prefix="vstack-demo-"))
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -18,8 +18,10 @@ from uuid import UUID
 import msgspec
 
 from hwtpm.errors import AccessDenied, Busy, DeviceNotFound, StateError, UsageError
+from hwtpm.softtpm.engines import ENGINES
+from hwtpm.transport.address import kept_in
 
-__all__ = ["Layout", "StackConfig", "VtpmConfig", "write_durably"]
+__all__ = ["Layout", "StackConfig", "VtpmConfig", "check_engine", "write_durably"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SOCKET_PATH_LIMIT: Final = 107
@@ -40,6 +42,16 @@ class VtpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uuid: UUID
     engine: str
     provisioned: bool = False
+
+
+def check_engine(name: str) -> None:
+    """Whether vTPMs can have this engine, before anything is made.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"{name!r} is no TPM engine", hint=f"use one of: {', '.join(ENGINES)}")
 
 
 T = TypeVar("T", StackConfig, VtpmConfig)
@@ -119,9 +131,7 @@ class Layout:
     def chip_address(self, address: str) -> str:
         """The address with which the manager opens its chip: a simulated chip named without a path
         keeps its state in the stack's own state directory."""
-        if address in ("sim:", "libtpms:", "swtpm:"):
-            return f"{address}{self.state / 'chip'}"
-        return address
+        return kept_in(address, self.state / "chip")
 
     def vtpm_state(self, name: str) -> Path:
         """Directory of a vTPM's state.

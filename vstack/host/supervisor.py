@@ -20,10 +20,9 @@ from uuid import UUID, uuid4
 
 from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, StateError, Timeout, UsageError
 from hwtpm.loop import Loop
-from hwtpm.softtpm.engines import ENGINES
 from hwtpm.softtpm.keypool import KeyPool
 from vstack.host import processes
-from vstack.host.layout import Layout, StackConfig, VtpmConfig
+from vstack.host.layout import Layout, StackConfig, VtpmConfig, check_engine
 from vstack.ipc.children import Child, allow_descriptors, spawn
 from vstack.ipc.rpc import Answer, Client, Json, Peer, Server, error_to_json, listen
 from vstack.xen.local import FrontEnd, LocalRing
@@ -505,10 +504,7 @@ class Supervisor:
         return self._vtpms[name]
 
     def _create(self, name: str, engine: str) -> Json:
-        if engine not in ENGINES:
-            raise UsageError(
-                f"{engine!r} is no TPM engine", hint=f"use one of: {', '.join(ENGINES)}"
-            )
+        check_engine(engine)
         if name in self._vtpms:
             raise UsageError(
                 f"there is a vTPM {name!r} already", hint=f"see it: vstack vtpm show {name}"
