@@ -16,14 +16,16 @@ replay:FILE               a recording
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from hwtpm.errors import Unsupported, UsageError
+from hwtpm.errors import HwtpmError, Unsupported, UsageError
 from hwtpm.transport.base import Target, Transport
 from hwtpm.transport.deadlines import Deadlines
 
-__all__ = ["SCHEMES", "Scheme", "host_and_port", "open_transport", "schemes_text"]
+__all__ = ["SCHEMES", "Scheme", "host_and_port", "kept_in", "open_transport", "schemes_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,23 @@ def open_transport(
             hint="leave the locality out",
         )
     return scheme.open(Target(address, rest, locality, deadlines or Deadlines()))
+
+
+def kept_in(address: str, directory: Path) -> str:
+    """The address of the same simulated TPM 1.2, kept in a directory.
+
+    One that is kept somewhere already, and whatever is not simulated, stays as it is.
+    """
+    name, _, rest = address.partition(":")
+    if name in ("sim", "libtpms", "swtpm") and not rest:
+        return f"{address}{directory}"
+    if name == "board":
+        from hwtpm.boards import find_board
+
+        # Whoever opens what is no board learns why.
+        with suppress(HwtpmError):
+            return f"{address}:{directory}" if find_board(rest).simulated else address
+    return address
 
 
 def schemes_text() -> str:

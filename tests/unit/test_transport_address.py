@@ -22,7 +22,7 @@ from hwtpm.tpm12.const import Capability, CapProperty, NvPermission
 from hwtpm.tpm12.frame import build_response, error_response, ordinal_of
 from hwtpm.tpm12.rc import Rc
 from hwtpm.transport import Deadlines, open_transport
-from hwtpm.transport.address import SCHEMES
+from hwtpm.transport.address import SCHEMES, kept_in
 from hwtpm.transport.simulated import power_on_chip
 
 KINDS = ["sim", "libtpms", "swtpm"]
@@ -129,6 +129,23 @@ def test_damaged_state_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> No
     assert (tmp_path / "permanent").read_bytes() == b"garbage"
     with Tpm(open_transport("libtpms:")) as tpm:
         assert info.info(tpm).manufacturer == "IBM"
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("sim:", "sim:/d"),
+        ("swtpm:", "swtpm:/d"),
+        ("sim:/mine", "sim:/mine"),
+        ("board:sim-slb9670-ftdi", "board:sim-slb9670-ftdi:/d"),
+        ("board:sim-slb9670-ftdi:/mine", "board:sim-slb9670-ftdi:/mine"),
+        ("board:letstrust-tpm", "board:letstrust-tpm"),
+        ("board:nobodys", "board:nobodys"),
+        ("dev:/dev/tpm0", "dev:/dev/tpm0"),
+    ],
+)
+def test_a_simulated_tpm_can_be_given_a_place_to_be_kept(address: str, kept: str) -> None:
+    assert kept_in(address, Path("/d")) == kept
 
 
 def test_closing_twice_is_allowed_and_use_afterwards_is_a_usage_error() -> None:
