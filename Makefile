@@ -48,8 +48,9 @@ coverage: setup
 crash: setup
 	@CRASH_PLACES=0 CRASH_DEADLINE_S=3600 $(BIN)/pytest tests/crash
 
+# BENCH=--quick is a first look; --help has the rest.
 bench: setup
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .fuzz .coverage
