@@ -207,6 +207,7 @@ def test_what_unbind_refuses(owned: Device) -> None:
         (UnBind(key.handle, b""), USAGE, Rc.BAD_PARAMETER),
         (UnBind(key.handle, bytes(128)), USAGE, Rc.DECRYPT_ERROR),
         (UnBind(key.handle, good[:-1]), USAGE, Rc.DECRYPT_ERROR),
+        (UnBind(key.handle, good + b"\0"), USAGE, Rc.BAD_DATASIZE),
         (UnBind(key.handle, oaep_encrypt(public, b"\1\1\0\0\5x")), USAGE, Rc.INVALID_STRUCTURE),
         (UnBind(key.handle, oaep_encrypt(public, b"\1\2\0\0\2x")), USAGE, Rc.BAD_VERSION),
     ]

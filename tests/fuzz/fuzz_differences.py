@@ -62,6 +62,12 @@ def _is_valid(info: PcrInfoShort) -> bool:
     )
 
 
+def _wraps_around(plan: Plan) -> bool:
+    size = plan.fields.get("data_size") or len(plan.fields.get("data", b""))
+    return bool(plan.fields["offset"] + size >= 1 << 32)
+
+
+NV_COMMANDS: Final = "TPM_NV_ReadValue TPM_NV_ReadValueAuth TPM_NV_WriteValue TPM_NV_WriteValueAuth"
 KEY_MAKERS: Final = "TPM_CMK_CreateKey TPM_CreateWrapKey TPM_MakeIdentity TPM_TakeOwnership"
 BEFORE_ACTIONS: Final = frozenset(
     {
@@ -107,6 +113,20 @@ KNOWN: Final[tuple[Known, ...]] = (
         MALFORMED,
         "two faults in one damaged frame, refused by both: Part 3 gives the checks before a"
         " command's actions no order",
+        damaged,
+    ),
+    Known(
+        "*",
+        {Rc.AUTHFAIL, Rc.AUTH2FAIL},
+        frozenset(Rc) - {Rc.SUCCESS},
+        "the proof of a damaged frame is wrong, whatever else is",
+        damaged,
+    ),
+    Known(
+        "TPM_LoadAuthContext TPM_LoadKeyContext",
+        {Rc.BAD_PARAM_SIZE},
+        {Rc.SUCCESS},
+        "libtpms does not look at the outer size (as in `differences.FORMS`)",
         damaged,
     ),
     Known(
@@ -186,7 +206,7 @@ KNOWN: Final[tuple[Known, ...]] = (
         lambda plan: plan.fields["nv_index"] == NvIndex.DIR and not plan.fields["data_size"],
     ),
     Known(
-        "TPM_NV_ReadValue TPM_NV_ReadValueAuth TPM_NV_WriteValue TPM_NV_WriteValueAuth",
+        NV_COMMANDS,
         {Rc.BAD_LOCALITY},
         {Rc.BAD_PRESENCE, Rc.AREA_LOCKED, Rc.DISABLED_CMD, Rc.WRONGPCRVAL},
         "20.2 action 8 comes before 9 to 13, and so in its kin; libtpms checks locality and PCRs"
@@ -260,9 +280,32 @@ KNOWN: Final[tuple[Known, ...]] = (
     ),
     Known(
         "*",
-        {Rc.AUTHFAIL, Rc.AUTH2FAIL},
-        {Rc.WRONGPCRVAL, Rc.BAD_LOCALITY},
-        "a wrong proof for a key that the PCRs do not release either",
+        frozenset(Rc) - {Rc.SUCCESS},
+        {Rc.WRONGPCRVAL},
+        "a key that the PCRs do not release, and another fault; libtpms compares PCRs when it"
+        " looks for the key",
+        lambda plan: plan.row.name not in NV_COMMANDS,
+    ),
+    Known(
+        NV_COMMANDS,
+        {Rc.AUTHFAIL},
+        frozenset(Rc),
+        "20.2 and 20.4 action 1.c: until nvLocked the TPM MAY check the owner's proof",
+        lambda plan: bool(plan.auths) and not plan.note["nv locked"],
+    ),
+    Known(
+        NV_COMMANDS,
+        {Rc.NOSPACE},
+        {Rc.SUCCESS},
+        "20.2 action 15.b, 20.4 action 11.b: libtpms adds offset and size in 32 bits",
+        _wraps_around,
+    ),
+    Known(
+        "TPM_SetCapability",
+        {Rc.BAD_PARAMETER},
+        {Rc.SUCCESS},
+        "Part 2 2.2.1: a BOOL is 0x00 or 0x01",
+        lambda plan: plan.fields["set_value"] not in (b"\0", b"\1"),
     ),
     Known(
         "TPM_NV_DefineSpace",
@@ -342,7 +385,9 @@ def _ticks(plan: Plan, ticks: CurrentTicks) -> object:
 
 
 def of_any_size(plan: Plan) -> bool:
-    """Whether the answer is the maker's own."""
+    """Whether the answer is the maker's own, or damage may have made another command of it."""
+    if plan.damage is not None:
+        return True
     if plan.row.name == "TPM_GetCapability":
         return plan.fields["cap_area"] == Capability.MFR
     return plan.row.name in VENDOR_TEXT
@@ -353,6 +398,8 @@ def _capability(plan: Plan, answer: bytes) -> object:
     area, sub_cap = plan.fields["cap_area"], plan.fields["sub_cap"]
     if area in (Capability.KEY_HANDLE, Capability.HANDLE, Capability.VERSION_VAL):
         return len(answer) if area != Capability.VERSION_VAL else _version_info(plan, answer)
+    if area == Capability.NV_LIST:  # in any order
+        return sorted(answer[at : at + 4] for at in range(0, len(answer), 4))
     if area == Capability.DA_LOGIC and plan.note["miscounted"]:
         return len(answer)
     if area == Capability.ORD and int.from_bytes(sub_cap, "big") in _LACKING:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import fuzz_run
 import pytest
-from fuzz_run import Report, Twins
+from fuzz_run import Episode, Report, Twins
 from fuzz_sides import Answer, Plan, Side
 
+from hwtpm.tpm12.commands.integrity import PcrReadReply
+from hwtpm.tpm12.table import TABLE
+
 SEED = 1
-COMMANDS = 6000
+COMMANDS = 4000
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +35,11 @@ def test_nothing_differs_without_a_reason(report: Report) -> None:
 def test_the_run_comes_far(report: Report) -> None:
     """A fuzzer that gets nowhere finds nothing."""
     assert report.commands >= COMMANDS
-    assert len(report.succeeded) >= 85  # of 119 commands
-    assert len({name for name, _ in report.answered}) >= 105
+    assert len(report.succeeded) >= 95  # of 119 commands
+    assert len({name for name, _ in report.answered}) >= 100
     assert len({rc for _, rc in report.answered}) >= 45
     # Most of what is compared has the same answer, not one that a row of the table explains.
-    assert report.explained.total() < COMMANDS // 20
+    assert report.explained.total() < COMMANDS // 40
 
 
 def test_a_run_follows_from_its_seed(twins: Twins) -> None:
@@ -48,13 +52,15 @@ def test_a_difference_is_found(twins: Twins, monkeypatch: pytest.MonkeyPatch) ->
 
     def lying(self: Side, plan: Plan) -> Answer:
         answer = honest(self, plan)
-        if self.name == "ours" and plan.row.name == "TPM_PcrRead" and not answer.rc:
-            return Answer(answer.raw[:-1] + b"!", None)
+        if self.name == "ours" and isinstance(answer.reply, PcrReadReply):
+            return replace(answer, reply=PcrReadReply(b"!" * 20))
         return answer
 
+    report = Report()
+    episode = Episode(twins, 0, report)
+    episode.run(Plan(TABLE["TPM_Startup"], {"startup_type": 1}))
+    episode.run(Plan(TABLE["TPM_PcrRead"], {"pcr_index": 0}))
+    assert not report.differences
     monkeypatch.setattr(Side, "issue", lying)
-    plan = Plan(fuzz_run.TABLE["TPM_PcrRead"], {"pcr_index": 0})
-    ours, theirs = twins.fresh(0)
-    startup = Plan(fuzz_run.TABLE["TPM_Startup"], {"startup_type": 1})
-    assert [side.issue(startup).rc for side in (ours, theirs)] == [0, 0]
-    assert ours.issue(plan).raw != theirs.issue(plan).raw
+    episode.run(Plan(TABLE["TPM_PcrRead"], {"pcr_index": 0}))
+    assert list(report.differences) == ["TPM_PcrRead.out_digest"]

@@ -175,6 +175,8 @@ def unbind(call: Call, request: UnBind) -> UnBindReply:
     usage, scheme = key.key.key_usage, key.key.algorithm_parms.enc_scheme
     if usage not in (KeyUsage.BIND, KeyUsage.LEGACY):
         raise Refuse(Rc.INVALID_KEYUSAGE)
+    if len(request.in_data) > len(key.key.pub_key):
+        raise Refuse(Rc.BAD_DATASIZE)  # 10.3 has no code for it: as libtpms does
     try:
         plain = decrypt(key.private, request.in_data, scheme)
     except ValueError:
