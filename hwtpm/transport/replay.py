@@ -151,7 +151,8 @@ def _read(address: str, path: Path) -> list[bytes]:
         return path.read_bytes().splitlines()
     except FileNotFoundError as error:
         raise DeviceNotFound(
-            f"{address}: there is no recording {path}", hint="`hwtpm.transport.replay.Record` makes one"
+            f"{address}: there is no recording {path}",
+            hint="`hwtpm.transport.replay.Record` makes one",
         ) from error
     except OSError as error:
         raise AccessDenied(f"{address}: cannot read {path}: {error.strerror}") from error
