@@ -1,4 +1,4 @@
-"""Our TPM 1.2: power, dispatch, authorisation, durability.
+"""Our TPM 1.2: power, dispatch, durability.
 
 The order of checks for one command: frame, ordinal, parameters, state (startup, self test,
 disabled, deactivated, owner), tag, authorisation tails, handles, sessions, authorisation,
@@ -19,13 +19,14 @@ from hwtpm.clock import Clock, RealClock
 from hwtpm.errors import UsageError
 from hwtpm.softtpm.base import StateName, Storage
 from hwtpm.softtpm.engine import auditing, chapters, selftest
+from hwtpm.softtpm.engine.authorising import authorise, read_tails
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, Serves, Tail
 from hwtpm.softtpm.engine.daa_sessions import MAX_DAA_SESSIONS, DaaSession
 from hwtpm.softtpm.engine.entropy import Entropy, SystemEntropy
 from hwtpm.softtpm.engine.handles import HandleTable
 from hwtpm.softtpm.engine.keys import MAX_KEYS, LoadedKey
+from hwtpm.softtpm.engine.launch import Launch, with_established
 from hwtpm.softtpm.engine.lockout import Lockout
-from hwtpm.softtpm.engine.pcrs import HASH_START_PCRS
 from hwtpm.softtpm.engine.rsa import load_root_key, load_stored_key
 from hwtpm.softtpm.engine.sessions import MAX_SESSIONS, Session
 from hwtpm.softtpm.engine.state import (
@@ -47,14 +48,13 @@ from hwtpm.tpm12.frame import (
     error_response,
 )
 from hwtpm.tpm12.rc import NON_FATAL, Rc
-from hwtpm.tpm12.table import TABLE, Authorises, Command
+from hwtpm.tpm12.table import TABLE
 from hwtpm.tpm12.types import CurrentTicks, PcrSelection
 from hwtpm.wire import Fault, Struct, WireError
 
 __all__ = ["Engine"]
 
 _HEADER: Final = struct.Struct(">HII")
-_TAIL: Final = struct.Struct(">I20sB20s")
 _RC_OF_FAULT: Final = {
     Fault.SHORT: Rc.BAD_PARAM_SIZE,
     Fault.TRAILING: Rc.BAD_PARAM_SIZE,
@@ -67,8 +67,6 @@ _IN_FAILURE_MODE: Final = ("TPM_GetTestResult", "TPM_GetCapability")
 _EXECUTE_TRANSPORT: Final = TABLE["TPM_ExecuteTransport"].ordinal
 _OF_TRANSPORT: Final = (_EXECUTE_TRANSPORT, TABLE["TPM_ReleaseTransportSigned"].ordinal)
 _SAVE_STATE: Final = TABLE["TPM_SaveState"].ordinal
-_PROVEN_KEYS: Final = (Authorises.KEY, Authorises.KEY_TO_READ)
-_KEYS: Final = (*_PROVEN_KEYS, Authorises.KEY_LATER)
 TICK_RATE_US: Final = 1
 # Any other command ends a SHA-1 calculation (Part 3 section 13.1).
 _GOES_ON_WITH_SHA1: Final = frozenset(
@@ -128,7 +126,7 @@ class Engine:
         self._auth_failed = False
         self._audited_list: tuple[int, ...] = ()
         self._audited: frozenset[int] = frozenset()  # the same as a set
-        self._measurement: hashlib._Hash | None = None  # between TPM_HASH_START and TPM_HASH_END
+        self._launch = Launch(self)
         self._open = True
 
     # --- power -------------------------------------------------------------------------------
@@ -163,7 +161,7 @@ class Engine:
         self.forget_volatile()
         self.stclear = None
         self.saved = None
-        self._measurement = None
+        self._launch.forget()
 
     def forget_volatile(self) -> None:
         """Drop sessions, loaded keys, root keys made ready for use and a SHA-1 calculation."""
@@ -430,9 +428,9 @@ class Engine:
         params = command[HEADER_SIZE + layout.head_size : end]
         call = Call(self, row, params, locality, tails, within)
         if count:
-            self._open_tails(call, command, end, count)
+            read_tails(call, command, end, count)
         if layout.handles or count:
-            self._authorise(row, call, command)
+            authorise(call, command)
         # Before the action: TPM_SetOrdinalAuditStatus may change what is audited (8.1).
         if self.permanent.audited is not self._audited_list:
             self._audited_list = self.permanent.audited
@@ -478,54 +476,6 @@ class Engine:
             raise Refuse(Rc.DEACTIVATED)
         if served.needs_owner and self.permanent.srk is None:
             raise Refuse(Rc.NOSRK)
-
-    def _open_tails(self, call: Call, command: bytes, at: int, count: int) -> None:
-        for number in range(count):
-            handle, nonce, flag, mac = _TAIL.unpack_from(command, at + number * AUTH_REQUEST_SIZE)
-            if flag > 1:
-                raise Refuse(Rc.BAD_PARAMETER)
-            call.tails.append(Tail(handle, nonce, flag, mac))
-
-    def _authorise(self, row: Command, call: Call, command: bytes) -> None:
-        wanted = row.authorises
-        at = HEADER_SIZE
-        for entity in wanted:
-            if entity in _KEYS:
-                call.keys.append(self.key(int.from_bytes(command[at : at + 4], "big")))
-                at += 4
-        for number, tail in enumerate(call.tails, 1):
-            if wanted[-1:] == (Authorises.TRANSPORT,) and number == len(call.tails):
-                tail.of_transport = True
-                session: Session | None = self.transports.get(tail.handle)
-            else:
-                session = self.sessions.get(tail.handle)
-            if session is None:
-                raise Refuse(Rc.INVALID_AUTHHANDLE)
-            call.sessions.append(session)
-        if len(call.sessions) == 2 and call.sessions[0] is call.sessions[1]:
-            raise Refuse(Rc.AUTHFAIL)
-        missing = len(wanted) - len(call.sessions)
-        keys = iter(call.keys)
-        for entity in wanted:
-            if entity is Authorises.OWNER:
-                call.authorise_owner()
-            elif entity is Authorises.SRK:
-                srk = self.root_key(KeyHandleValue.SRK)
-                missing = self._authorise_key(call, srk, missing)
-            elif entity in _PROVEN_KEYS:
-                reads = entity is Authorises.KEY_TO_READ
-                missing = self._authorise_key(call, next(keys), missing, reads=reads)
-
-    def _authorise_key(
-        self, call: Call, key: LoadedKey, missing: int, *, reads: bool = False
-    ) -> int:
-        """Prove a key's AuthData, unless the key needs none and its session was left out."""
-        if missing > 0:
-            if key.needs_auth_to_read if reads else key.needs_auth:
-                raise Refuse(Rc.AUTHFAIL)
-            return missing - 1
-        call.authorise_key(key)
-        return missing
 
     def _answer(self, call: Call, reply: Struct) -> bytes:
         out = bytearray(HEADER_SIZE)
@@ -583,7 +533,7 @@ class Engine:
     @property
     def measuring(self) -> bool:
         """True between TPM_HASH_START and TPM_HASH_END."""
-        return self._measurement is not None
+        return self._launch.under_way
 
     def export_volatile(self) -> bytes:
         """See `MovableTpm.export_volatile`."""
@@ -602,13 +552,7 @@ class Engine:
         self._require_power()
         return self.permanent.flags.tpm_established
 
-    def _with_established(self, established: bool) -> Permanent:
-        permanent = self.permanent
-        if permanent.flags.tpm_established == established:
-            return permanent
-        return replace(permanent, flags=replace(permanent.flags, tpm_established=established))
-
-    def _replace_state(self, permanent: Permanent, stclear: Stclear | None) -> None:
+    def replace_state(self, permanent: Permanent, stclear: Stclear | None) -> None:
         """Take over a new state as a command would: durable or not at all."""
         before = self.permanent, self.stclear
         self.permanent, self.stclear = permanent, stclear
@@ -622,39 +566,20 @@ class Engine:
         self._require_power()
         if locality not in (3, 4):
             return Rc.BAD_LOCALITY
-        self._replace_state(self._with_established(False), self.stclear)
+        self.replace_state(with_established(self.permanent, False), self.stclear)
         return Rc.SUCCESS
 
     def hash_start(self) -> None:
         self._require_power()
-        if self.stclear is None or self.failure:
-            return
-        pcrs = tuple(
-            ZERO_DIGEST if index in HASH_START_PCRS else value
-            for index, value in enumerate(self.stclear.pcrs)
-        )
-        launched = replace(self.stclear, pcrs=pcrs, tos_present=True)
-        self._replace_state(self._with_established(True), launched)
-        self._measurement = hashlib.sha1()
+        self._launch.start()
 
     def hash_data(self, data: bytes) -> None:
         self._require_power()
-        if self._measurement is not None:
-            self._measurement.update(data)
+        self._launch.add(data)
 
     def hash_end(self) -> None:
         self._require_power()
-        if self._measurement is None or self.stclear is None:
-            return
-        digest = self._measurement.digest()
-        self._measurement = None
-        value = hashlib.sha1(self.stclear.pcrs[17] + digest).digest()
-        try:
-            self._replace_state(self.permanent, self.stclear.with_pcr(17, value))
-        except BaseException:
-            # PCR 17 is still zero: whoever extends it next could pose as any launched code.
-            self.enter_failure_mode("the measurement of a launch was lost")
-            raise
+        self._launch.end()
 
 
 def _rc_of(error: WireError) -> Rc:

@@ -8,6 +8,7 @@ from typing import Final
 from hwtpm.softtpm.engine import rsa
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
+from hwtpm.softtpm.engine.launch import with_established
 from hwtpm.softtpm.engine.state import (
     AUDITED_BY_DEFAULT,
     ZERO_DIGEST,
@@ -275,10 +276,7 @@ def reset_establishment_bit(call: Call, request: ResetEstablishmentBit) -> NoRep
     """6.7."""
     if call.locality not in (3, 4):
         raise Refuse(Rc.BAD_LOCALITY)
-    permanent = call.tpm.permanent
-    if permanent.flags.tpm_established:
-        flags = replace(permanent.flags, tpm_established=False)
-        call.tpm.permanent = replace(permanent, flags=flags)
+    call.tpm.permanent = with_established(call.tpm.permanent, False)
     return NoReply()
 
 
