@@ -172,6 +172,10 @@ class Chip(_Table, frozen=True, kw_only=True):
     did_vid: DidVidText | None = None
     family: Family | None = None
 
+    def describe(self) -> str:
+        """One line for people."""
+        return " ".join(part for part in (self.name, self.did_vid, self.family) if part)
+
     def differs(self, info: ChipInfo) -> str:
         """How a chip is another one than this; empty if it is not."""
         if self.did_vid is not None and int(self.did_vid, 16) != info.did_vid:
@@ -221,6 +225,11 @@ class Board(_Table, frozen=True, kw_only=True):
     notes: tuple[Text, ...] = ()
     quirks: Overrides = Overrides()
     policy: Policy = Policy()
+
+    @property
+    def kind(self) -> str:
+        """The bus, as the file names it."""
+        return str(self.bus.__struct_config__.tag)
 
     @property
     def simulated(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 from cyclopts import App
 
+from hwtpm.cli.boards import BOARDS, list_devices
 from hwtpm.cli.entropy import random
 from hwtpm.cli.info import info
 from hwtpm.cli.pcr import pcr
@@ -36,6 +37,8 @@ APP: Final = App(
 )
 for _command in (info, pcr, random, selftest, serve, tcti):
     APP.command(_command)
+APP.command(list_devices, name="list")
+APP.command(BOARDS)
 APP.command(STATE)
 
 

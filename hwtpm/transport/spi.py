@@ -31,7 +31,7 @@ from hwtpm.tpm20.frame import build, split
 from hwtpm.tpm20.rc import Rc as Rc20
 from hwtpm.transport.base import Attached, Target
 
-__all__ = ["SpiTransport", "open_board", "open_ftdi", "open_spidev_address"]
+__all__ = ["SpiTransport", "identify", "open_board", "open_ftdi", "open_spidev_address"]
 
 _CAREFUL_HZ: Final = 10_000_000
 """Clock where no board's file says better: every TPM on SPI but Google's stands it."""
@@ -122,6 +122,22 @@ def open_spidev_address(target: Target) -> SpiTransport:
         bus = open_spidev(target.path("spidev:/dev/spidev0.1"), clock_hz=_CAREFUL_HZ)
         resources.callback(bus.close)
         return _attach(target, bus, "spidev", resources)
+
+
+def identify(address: str) -> str:
+    """What the chip at an `ftdi:` or `spidev:` address says it is; it gets no command.
+
+    Raises: as `open_ftdi` and `open_spidev_address`.
+    """
+    scheme, _, rest = address.partition(":")
+    bus: SpiBus = (
+        FtdiBus.open(address, sck_hz=_CAREFUL_HZ)
+        if scheme == "ftdi"
+        else open_spidev(Path(rest), clock_hz=_CAREFUL_HZ)
+    )
+    host = SpiHost(bus.limits, device=address)
+    with SpiTis(bus, RealClock(), duration_s=lambda _: 0.0, host=host) as tis:
+        return _describe(tis.probe(), host)
 
 
 def open_board(target: Target) -> SpiTransport:
@@ -241,8 +257,7 @@ def _attach(
     _start(tis, host, info, target.address)
     if target.locality:
         tis.set_locality(target.locality)
-    family = Family.TPM20 if info.tpm20 else Family.TPM12
-    chip = f"{family.value}, {host.quirks.name}, DID_VID {info.did_vid:08X} revision {info.rid:02X}"
+    chip = _describe(info, host)
     detail = f"{chip}; {simulated}" if simulated else chip
     return SpiTransport(
         tis,
@@ -251,6 +266,11 @@ def _attach(
         info=info,
         allow_destructive=board is None or board.policy.allow_destructive,
     )
+
+
+def _describe(info: ChipInfo, host: SpiHost) -> str:
+    family = Family.TPM20 if info.tpm20 else Family.TPM12
+    return f"{family.value}, {host.quirks.name}, DID_VID {info.did_vid:08X} revision {info.rid:02X}"
 
 
 def _check_identity(address: str, expected: Chip, info: ChipInfo) -> None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from spi_address_rig import URL, Counting, plugged
 
 from hwtpm.boards import shelf
 from hwtpm.client import Tpm, nv, pcr
-from hwtpm.clock import RealClock
 from hwtpm.errors import DeviceNotFound, HwtpmError, Refused, UsageError
-from hwtpm.softtpm.base import MemoryStorage, SoftwareTpm
-from hwtpm.softtpm.engine import Engine
 from hwtpm.tis_lpc_sim import ExecutorTpm
-from hwtpm.tis_spi.virtual import PROFILES, VirtualSpiChip
-from hwtpm.tis_spi.virtual.ftdi import FT232H, VirtualFtdi
 from hwtpm.tis_spi.virtual.usb import VirtualUsb, installed
 from hwtpm.tpm12.const import NvPermission
 from hwtpm.tpm12.frame import error_response, ordinal_of
@@ -28,7 +24,6 @@ from hwtpm.transport import open_transport
 BUSES = ["ftdi", "spidev"]
 FREE_FOR_ALL = NvPermission.OWNERREAD | NvPermission.OWNERWRITE
 STARTUP, FORCE_CLEAR = 0x99, bytes.fromhex("00c1 0000000a 0000005d")
-URL = "ftdi://ftdi:232h:BENCH/1"
 
 MINE = """
 summary = "a bench"
@@ -51,31 +46,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     monkeypatch.setattr(shelf, "search_path", lambda: (directory, ours))
     return directory
-
-
-class Counting:
-    """Our engine, with the ordinals of the commands it got."""
-
-    def __init__(self) -> None:
-        self.engine = Engine(MemoryStorage())
-        self.ordinals: list[int] = []
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.engine, name)
-
-    def execute(self, command: bytes, locality: int = 0) -> bytes:
-        self.ordinals.append(ordinal_of(command))
-        return self.engine.execute(command, locality)
-
-
-def _plugged(tpm: SoftwareTpm | Counting, profile: str = "slb9670-tpm12") -> VirtualUsb:
-    """A TPM that runs, on an adapter."""
-    clock = RealClock()
-    chip = VirtualSpiChip(tpm, PROFILES[profile], clock)  # type: ignore[arg-type]
-    chip.power_on()
-    adapter = VirtualFtdi(FT232H, "BENCH", clock)
-    adapter.ports[0].attach(chip, 3)
-    return VirtualUsb(adapter)
 
 
 @pytest.mark.parametrize("bus", BUSES)
@@ -145,7 +115,7 @@ def test_what_is_not_attached_is_not_replaced_by_a_simulation(own: Path) -> None
 def test_a_chip_that_nobody_has_started_is_started_once_and_a_started_one_never(own: Path) -> None:
     (own / "bench.toml").write_text(MINE)
     tpm = Counting()
-    with installed(_plugged(tpm)):
+    with installed(plugged(tpm)):
         for address in (URL, "board:bench", URL):
             with Tpm(open_transport(address)) as opened:
                 assert opened.attached.backend == "ftdi"
@@ -158,7 +128,7 @@ def test_a_chip_that_cannot_be_started_is_an_error_and_lets_the_adapter_go() -> 
         started = ordinal_of(command) == STARTUP
         return error_response(Rc.FAIL if started else Rc.INVALID_POSTINIT)
 
-    with installed(_plugged(ExecutorTpm(answer))):
+    with installed(plugged(ExecutorTpm(answer))):
         for _ in range(2):
             with pytest.raises(HwtpmError, match=r"TPM_Startup on ftdi://.*: TPM_FAIL"):
                 open_transport(URL)
@@ -167,7 +137,7 @@ def test_a_chip_that_cannot_be_started_is_an_error_and_lets_the_adapter_go() -> 
 def test_another_chip_than_the_boards_is_refused(own: Path) -> None:
     (own / "bench.toml").write_text(MINE.replace("001B15D1", "00FC1050"))
     tpm = Counting()
-    with installed(_plugged(tpm)):
+    with installed(plugged(tpm)):
         with pytest.raises(Refused, match="DID_VID is 001B15D1, not 00FC1050"):
             open_transport("board:bench")
         assert tpm.ordinals == []
@@ -179,7 +149,7 @@ def test_the_board_decides_whether_what_it_holds_may_be_destroyed(own: Path, all
     policy = f"[policy]\nallow_destructive = {str(allowed).lower()}\n"
     (own / "bench.toml").write_text(MINE + policy)
     tpm = Counting()
-    with installed(_plugged(tpm)):
+    with installed(plugged(tpm)):
         transport = open_transport("board:bench")
         if allowed:
             assert len(transport.execute(FORCE_CLEAR)) == 10
