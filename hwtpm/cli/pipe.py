@@ -23,6 +23,7 @@ from hwtpm.transport.address import open_transport
 from hwtpm.transport.base import Transport
 from hwtpm.transport.frames import command_name, to_come
 from hwtpm.transport.retry import Retry
+from hwtpm.transport.tidy import Tidy
 from hwtpm.transport.trace import Trace
 
 __all__ = ["job", "serve_pipe"]
@@ -30,7 +31,7 @@ __all__ = ["job", "serve_pipe"]
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _PATIENCE_S: Final = 10.0
-"""How long to wait for another user of the TPM: the tools of a shell pipeline start together."""
+"""How long to wait for another user of the TPM: a script's next tool, or one beside it."""
 
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.2
@@ -43,7 +44,9 @@ def job(address: str, *, trace: str | None = None, locality: int = 0) -> Job:
         origin.address = address
         with _ending() as ended, closing(_open(address, locality)) as transport:
             origin.attached = transport.attached
-            serve_pipe(Retry(Trace(transport)), _STDIN, _STDOUT, ended)
+            tidy = Tidy(Retry(Trace(transport)))
+            serve_pipe(tidy, _STDIN, _STDOUT, ended)
+            tidy.tidy()
         yield from ()
 
     return Job("hwtpm.tcti/1", work, trace=trace)

@@ -15,6 +15,7 @@ __all__ = [
     "MemoryStorage",
     "MovableTpm",
     "SoftwareTpm",
+    "StandbyTpm",
     "StateName",
     "Storage",
 ]
@@ -28,10 +29,11 @@ class Family(StrEnum):
 
 
 class StateName(StrEnum):
-    """The blobs a TPM keeps across power cycles; a TPM 2.0 has all of them in the first."""
+    """The blobs a TPM keeps across power cycles; a TPM 2.0 has both in the first."""
 
     PERMANENT = "permanent"  # TPM_PERMANENT_*: keys, flags, NV, counters
     SAVED = "saved"  # what TPM_SaveState wrote, for TPM_Startup(ST_STATE)
+    STANDBY = "standby"  # of `StandbyTpm`: all that else would be lost with the power
 
 
 class Storage(Protocol):
@@ -131,6 +133,15 @@ class CancellableTpm(Protocol):
 
     def cancel(self) -> None:
         """Ask the command that another thread executes to end soon; it may end as it would."""
+        ...
+
+
+@runtime_checkable
+class StandbyTpm(Protocol):
+    """A software TPM that can outlive its process as a chip on standby power outlives a program."""
+
+    def stand_by(self) -> None:
+        """Keep everything, so that the next `power_on`, after `close`, goes on here; once."""
         ...
 
 

@@ -145,7 +145,16 @@ class LibtpmsTpm:
 
     def power_on(self) -> None:
         """See `SoftwareTpm.power_on`; a storage's own error is raised as it is."""
-        self._start()
+        standby = None
+        if self.family is Family.TPM20:
+            standby = self._storage.load(StateName.STANDBY)
+            # It is good for one start: a second one from it would repeat nonces.
+            self._storage.delete(StateName.STANDBY)
+        self._start(standby)
+
+    def stand_by(self) -> None:
+        """See `StandbyTpm.stand_by`; only a TPM 2.0 does."""
+        self._storage.store(StateName.STANDBY, self.export_volatile())
 
     def _start(self, volatile: bytes | None = None) -> None:
         self._require_open()

@@ -71,7 +71,8 @@ class SwtpmTpm:
     `state` is a directory, which is created (mode 0700) if it is missing, or the descriptor of a
     file, which stays the caller's. `control_timeout_s` bounds every control
     command, INIT (which may make keys) included; `command_timeout_s` bounds every TPM command.
-    After a lost or silent swtpm the object is only good for `close`.
+    After a lost or silent swtpm the object is only good for `close`. A command under way cannot be
+    cancelled: swtpm hears of it only when the command has ended.
 
     Raises:
         DeviceNotFound: `program` is not installed.
@@ -165,10 +166,10 @@ class SwtpmTpm:
             self._end()
             raise
 
-    def cancel(self) -> None:
-        """See `CancellableTpm.cancel`; a TPM 1.2 takes no notice."""
+    def stand_by(self) -> None:
+        """See `StandbyTpm.stand_by`; `power_on` takes up what is stored, and deletes it."""
         self._require_power()
-        self._control_call(Command.CANCEL_TPM_CMD)
+        self._obey(Command.STORE_VOLATILE)
 
     @property
     def established(self) -> bool:

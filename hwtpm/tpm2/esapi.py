@@ -13,6 +13,7 @@ from hwtpm.tpm20 import commands
 from hwtpm.tpm20.const import StartupType
 from hwtpm.transport.base import Transport
 from hwtpm.transport.retry import Retry
+from hwtpm.transport.tidy import Tidy
 
 __all__ = ["esapi_on"]
 
@@ -22,9 +23,9 @@ def esapi_on(transport: Transport, *, close: bool = False) -> Iterator[ESAPI]:
     """The ESAPI on a transport; `close` closes that in the end.
 
     A TPM that nobody has started gets TPM2_Startup(CLEAR), and TPM2_Shutdown(CLEAR) in the end; one
-    that firmware has started is left running. Transient objects and sessions that are open in the
-    end and were not before are flushed. A command that the TPM wants to see again is sent again,
-    for a minute at most.
+    that firmware has started is left running. Transient objects and sessions that were opened here
+    and are left open in the end are flushed. What the TPM wants to see again is sent again, for a
+    minute at most.
 
     What leaves the block as `TSS2_Exception` becomes an error of ours with that as its cause:
     `TpmError` for what the TPM refused, otherwise what happened on the way to it.
@@ -32,12 +33,11 @@ def esapi_on(transport: Transport, *, close: bool = False) -> Iterator[ESAPI]:
     with ExitStack() as stack:
         if close:
             stack.callback(transport.close)
-        execute = Retry(transport).execute
-        if commands.startup(execute, StartupType.CLEAR):
-            stack.callback(_quietly(lambda: commands.shutdown(execute, StartupType.CLEAR)))
-        before = commands.open_handles(execute)
-        stack.callback(_quietly(lambda: commands.flush_opened_since(execute, before)))
-        tcti = TransportTcti(Retry(transport))
+        tidy = Tidy(Retry(transport))
+        if commands.startup(tidy.execute, StartupType.CLEAR):
+            stack.callback(_quietly(lambda: commands.shutdown(tidy.execute, StartupType.CLEAR)))
+        stack.callback(_quietly(tidy.tidy))
+        tcti = TransportTcti(tidy)
         stack.callback(tcti.finalize)
         try:
             with ESAPI(tcti) as esapi:

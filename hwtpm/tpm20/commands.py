@@ -33,7 +33,6 @@ __all__ = [
     "PcrValue",
     "answers_as_tpm2",
     "flush",
-    "flush_opened_since",
     "get_random",
     "info",
     "open_handles",
@@ -92,14 +91,6 @@ def open_handles(execute: Execute) -> list[int]:
 def flush(execute: Execute, handle: int) -> None:
     """TPM2_FlushContext (section 28.4)."""
     _call(execute, Code.FLUSH_CONTEXT, handle.to_bytes(4, "big"))
-
-
-def flush_opened_since(execute: Execute, before: Iterable[int]) -> list[int]:
-    """Flush what is open now and was not `before`; returns it."""
-    left = sorted(set(open_handles(execute)) - set(before))
-    for handle in left:
-        flush(execute, handle)
-    return left
 
 
 def get_random(execute: Execute, count: int) -> tuple[bytes, int]:

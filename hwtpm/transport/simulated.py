@@ -5,15 +5,16 @@ A chip in a machine is started by firmware. There is none here, so `power_on_chi
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 from hwtpm.clock import RealClock
-from hwtpm.errors import HwtpmError, StateError, TpmError
-from hwtpm.softtpm.base import Family, MemoryStorage, SoftwareTpm, Storage
+from hwtpm.errors import StateError, TpmError
+from hwtpm.softtpm.base import Family, MemoryStorage, SoftwareTpm, StandbyTpm, Storage
 from hwtpm.softtpm.engines import make_engine
 from hwtpm.softtpm.storage import FileStorage
 from hwtpm.tis import PC_CLIENT_TPM12, PC_CLIENT_TPM20, TisHost, TisTransport
 from hwtpm.tis_lpc_sim import LpcPort, LpcWindow, SimulatedChip
+from hwtpm.tpm12.frame import ordinal_of
 from hwtpm.tpm20 import commands as tpm20
 from hwtpm.tpm20.const import Code, StartupType
 from hwtpm.tpm20.rc import Rc, base_of
@@ -22,7 +23,7 @@ from hwtpm.transport.deadlines import Deadlines
 
 __all__ = [
     "SimulatedTransport",
-    "SuspendedTransport",
+    "StandbyTransport",
     "open_engine",
     "open_libtpms",
     "open_libtpms2",
@@ -64,17 +65,21 @@ class SimulatedTransport:
         self._resources.close()
 
 
-class SuspendedTransport(SimulatedTransport):
-    """A simulated TPM 2.0: closing it suspends it, and opening its directory again resumes it.
+class StandbyTransport(SimulatedTransport):
+    """A simulated TPM 2.0 that stays as it is from when it is closed until it is opened again.
 
     So programs that come one after the other find what they find on a chip that stays powered:
-    saved contexts, sessions and PCRs; transient objects are gone. Closing sends
-    TPM2_Shutdown(STATE) as an operating system does before it sleeps, opening TPM2_Startup(STATE)
-    as firmware does when it wakes. Where that is not possible, because the last user ended with a
-    TPM2_Shutdown of its own choice or did not end in order, TPM2_Startup(CLEAR) starts it anew.
+    PCRs, sessions, saved contexts, loaded objects. Power goes off where the last command was
+    TPM2_Shutdown, or where the program did not end in order.
     """
 
-    _last = b""
+    def __init__(
+        self, tpm: SoftwareTpm, tis: TisTransport, attached: Attached, resources: ExitStack
+    ) -> None:
+        super().__init__(tis, attached, resources)
+        self._tpm = tpm
+        self._last = b""
+        self._closed = False
 
     def execute(self, command: bytes) -> bytes:
         """See `SimulatedTransport.execute`."""
@@ -83,10 +88,14 @@ class SuspendedTransport(SimulatedTransport):
 
     def close(self) -> None:
         """See `Transport.close`."""
-        if int.from_bytes(self._last[6:10], "big") != Code.SHUTDOWN:
-            with suppress(HwtpmError):
-                tpm20.shutdown(self.execute, StartupType.STATE)
-        super().close()
+        closed, self._closed = self._closed, True
+        try:
+            if not closed and ordinal_of(self._last) != Code.SHUTDOWN:
+                self._tis.close()
+                if isinstance(self._tpm, StandbyTpm):
+                    self._tpm.stand_by()
+        finally:
+            super().close()
 
 
 def power_on_chip(
@@ -101,8 +110,8 @@ def power_on_chip(
 
     A TPM 1.2 gets TPM_Startup(ST_CLEAR); one that has been started already (the answer is
     TPM_INVALID_POSTINIT) is left as it is. Where the chip announces longer timeouts or durations
-    than ours, it gets them. A TPM 2.0 is resumed if it was suspended, else gets
-    TPM2_Startup(CLEAR).
+    than ours, it gets them. A TPM 2.0 gets TPM2_Startup(STATE) if it was shut down for that, else
+    TPM2_Startup(CLEAR); one that has stood by is left as it is.
 
     Raises:
         StateError: its stored state is unusable.
@@ -126,7 +135,7 @@ def power_on_chip(
     try:
         if tpm2:
             tis.probe()
-            _resume_or_start(tis)
+            _start_tpm20(tis)
         else:
             _start_tpm12(tis, host, address)
         if locality != _FIRMWARE_LOCALITY:
@@ -152,7 +161,7 @@ def _start_tpm12(tis: TisTransport, host: TisHost, address: str) -> None:
     host.timeouts = announced_timeouts(tis.execute)
 
 
-def _resume_or_start(tis: TisTransport) -> None:
+def _start_tpm20(tis: TisTransport) -> None:
     try:
         tpm20.startup(tis.execute, StartupType.STATE)
     except TpmError as error:
@@ -221,5 +230,6 @@ def _attach(
     )
     resources.callback(tis.close)
     attached = Attached(target.address, backend, False, tpm.description)
-    kind = SuspendedTransport if family is Family.TPM20 else SimulatedTransport
-    return kind(tis, attached, resources.pop_all())
+    if family is Family.TPM20:
+        return StandbyTransport(tpm, tis, attached, resources.pop_all())
+    return SimulatedTransport(tis, attached, resources.pop_all())
