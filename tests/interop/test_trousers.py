@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="tcsd takes its config
 PUBKEY_SIZE = 284  # TPM_PUBKEY of 2048 bits
 
 
-@pytest.fixture(params=["sim:", "libtpms:"])
+@pytest.fixture(params=["sim:", "libtpms:", "board:sim-slb9670-ftdi", "board:sim-slb9670-spidev"])
 def tools(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tools]:
     """tcsd on a factory-new TPM, physical presence asserted."""
     with serving(request.param, tmp_path) as served:
