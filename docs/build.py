@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hwtpm.boards import boards, search_path
+from hwtpm.boards.file import Bus, Ftdi, SimulatedFtdi, Spidev
 from hwtpm.tis.registers import REGISTERS
 from hwtpm.tpm12.commands import TABLE
 from hwtpm.tpm12.rc import Rc, describe
@@ -35,6 +37,7 @@ def references() -> dict[str, str]:
         "tpm12-commands.md": "\n".join(_commands()),
         "tpm12-return-codes.md": "\n".join(_return_codes()),
         "tis-registers.md": "\n".join(_registers()),
+        "boards.md": "\n".join(_boards()),
         "libtpms-differences.md": "\n".join(_differences()),
     }
 
@@ -107,6 +110,47 @@ def _registers() -> Iterator[str]:
             fields,
         )
     yield ""
+
+
+def _boards() -> Iterator[str]:
+    yield f"{HEAD}\n# Boards\n"
+    yield "The files in `boards/`; [what their fields mean](../boards.md). Nothing here has been"
+    yield "verified on hardware by this project: each file says what it is taken from.\n"
+    yield _row("address", "board", "bus", "RST#, PIRQ#", "chip", "not verified", "source")
+    yield _row(*["---"] * 7)
+    for name, board in boards(search_path()[-1:]).items():
+        yield _row(
+            f"`board:{name}`",
+            board.summary,
+            _bus(board.bus),
+            _lines(board.bus),
+            board.chip.describe(),
+            "; ".join(board.unverified),
+            board.source,
+        )
+    yield ""
+
+
+def _bus(bus: Bus) -> str:
+    match bus:
+        case Spidev(path=path, clock_hz=clock_hz):
+            where = path
+        case Ftdi(cs=cs, clock_hz=clock_hz):
+            where = f"FTDI, CS on pin {cs}"
+        case _:
+            return f"simulated, profile {bus.profile}, {bus.engine}"
+    return f"{where}, {clock_hz / 1e6:g} MHz"
+
+
+def _lines(bus: Bus) -> str:
+    match bus:
+        case Spidev(reset=reset, irq=irq):
+            names = [line and str(line.line) for line in (reset, irq)]
+        case Ftdi(reset=reset, irq=irq):
+            names = [pin and f"pin {pin.pin}" for pin in (reset, irq)]
+        case _:
+            return "wired" if isinstance(bus, SimulatedFtdi) else "not wired"
+    return ", ".join(name or "not wired" for name in names)
 
 
 def _differences() -> Iterator[str]:
