@@ -93,8 +93,10 @@ class SpiBus(Protocol):
         """
         ...
 
-    def stretch(self, transfer: Transfer, most_waits: int) -> bytes:
+    def stretch(self, transfer: Transfer, most_waits: int, *, trust_header: bool = True) -> bytes:
         """One transfer that lets the chip insert up to `most_waits` wait bytes; the bytes read.
+
+        `trust_header` is False for a chip whose header says ready too early.
 
         Raises:
             BusError, DeviceNotFound: as `run`.

@@ -42,10 +42,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Do one transfer that may wait; answered with the bytes read."""
+    """Do one transfer that may wait; answered with the bytes read.
+
+    `trust_header` is False for a chip whose header says ready too early.
+    """
 
     transfer: Transfer
     most_waits: int
+    trust_header: bool = True
 
 
 Request: TypeAlias = Batch | Stretch | Wait | Now
@@ -134,7 +138,7 @@ def _access(request: Read | Write | Wait | Now, quirks: Quirks) -> SpiFlow[Answe
     if quirks.gap_s:
         yield Wait(quirks.gap_s)
     try:
-        answer = yield Stretch(transfer, quirks.max_waits)
+        answer = yield Stretch(transfer, quirks.max_waits, quirks.header_bit_valid)
     except Timeout as error:
         # To whoever waits for a register's content, a chip that never gets ready is a dead bus.
         raise BusError(error.message, hint=error.hint) from error
@@ -156,8 +160,8 @@ def _answer(request: Request, bus: SpiBus, clock: Clock) -> SpiAnswer:
     match request:
         case Batch(steps):
             return bus.run(steps)
-        case Stretch(transfer, most_waits):
-            return bus.stretch(transfer, most_waits)
+        case Stretch(transfer, most_waits, trust_header):
+            return bus.stretch(transfer, most_waits, trust_header=trust_header)
         case Wait(duration_s):
             clock.sleep(duration_s)
         case Now():

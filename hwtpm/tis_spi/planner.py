@@ -131,10 +131,12 @@ class SpiHost:
         """
         yield from self._wake()
         device, limits = self.host.device, self._footing.limits
-        info = yield from look(device, limits)
+        # Where the ready bit lies, a batch tells nothing.
+        readable = self.quirks.header_bit_valid
+        info = (yield from look(device, limits)) if readable else None
         if info is None:
             info = yield from search(self.host, limits, self.quirks)
-            if (yield from look(device, limits)) is None:
+            if not readable or (yield from look(device, limits)) is None:
                 self._step_down(waits=True)
         self.host.adopt_chip(info)
         self._capability = info.capability
@@ -476,6 +478,10 @@ class SpiHost:
         now_s = yield from clock()
         if self._used_s is None or now_s - self._used_s >= self.quirks.sleeps_after_s / 2:
             with suppress(HwtpmError):
-                yield Stretch(read_transfer(ACCESS.offset, ACCESS.size), self.quirks.max_waits)
+                yield Stretch(
+                    read_transfer(ACCESS.offset, ACCESS.size),
+                    self.quirks.max_waits,
+                    self.quirks.header_bit_valid,
+                )
             yield Wait(self.quirks.wake_wait_s)
         self._used_s = now_s

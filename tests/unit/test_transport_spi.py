@@ -12,7 +12,7 @@ from spi_address_rig import URL, Counting, plugged
 
 from hwtpm.boards import shelf
 from hwtpm.client import Tpm, nv, pcr
-from hwtpm.errors import DeviceNotFound, HwtpmError, Refused, UsageError
+from hwtpm.errors import Busy, DeviceNotFound, HwtpmError, Refused, UsageError
 from hwtpm.tis_lpc_sim import ExecutorTpm
 from hwtpm.tis_spi.virtual.usb import VirtualUsb, installed
 from hwtpm.tpm12.const import NvPermission
@@ -158,3 +158,49 @@ def test_the_board_decides_whether_what_it_holds_may_be_destroyed(own: Path, all
                 transport.execute(FORCE_CLEAR)
         transport.close()
     assert (ordinal_of(FORCE_CLEAR) in tpm.ordinals) is allowed
+
+
+CR50 = """
+summary = "a simulated chip whose header says ready too early"
+source = "this test"
+[bus]
+kind = "BUS"
+profile = "cr50"
+engine = "libtpms"
+clock_hz = 800_000
+[chip]
+name = "cr50"
+did_vid = "00281AE0"
+[quirks]
+header_bit_valid = false
+"""
+
+
+@pytest.mark.parametrize("bus", BUSES)
+def test_a_chip_that_always_waits_is_driven_by_the_quirks_of_its_board(own: Path, bus: str) -> None:
+    (own / "cr50.toml").write_text(CR50.replace("BUS", f"sim-{bus}"))
+    transport = open_transport("board:cr50")
+    assert "cr50, DID_VID 00281AE0" in transport.attached.detail
+    assert tpm20.answers_as_tpm2(transport.execute)
+    transport.close()
+
+
+def test_an_adapter_that_is_unplugged_is_a_typed_error_and_works_when_it_is_back() -> None:
+    with installed(plugged(Counting())) as usb:
+        tpm = Tpm(open_transport(URL))
+        usb.devices[0].unplug(after=1)
+        with pytest.raises(DeviceNotFound):
+            pcr.read(tpm, 0)
+        tpm.close()
+        usb.devices[0].plug()
+        with Tpm(open_transport(URL)) as again:
+            assert pcr.read(again, 0) == bytes(20)
+
+
+def test_an_adapter_has_one_user_at_a_time() -> None:
+    with installed(plugged(Counting())):
+        with Tpm(open_transport(URL)) as tpm:
+            with pytest.raises(Busy):
+                open_transport(URL)
+            assert pcr.read(tpm, 0) == bytes(20)
+        open_transport(URL).close()

@@ -270,7 +270,7 @@ class Port:
     def _pass_time(self, stall: Stall, until_s: float) -> None:
         """Wait; finely if a line may change meanwhile, not at all if the MPSSE itself takes it."""
         if stall is not Stall.CLOCKING:
-            left_s = until_s - self._clock.now()
+            left_s = max(until_s - self._clock.now(), 0.0)  # a real clock runs on meanwhile
             self._clock.sleep(min(left_s, _MICROFRAME_S) if stall is Stall.LINE else left_s)
 
     def _timer_after(self, time_s: float) -> float:
