@@ -7,6 +7,7 @@ it says that nobody has started it since its reset, as on a bench without firmwa
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,9 @@ _DESTRUCTIVE: Final = frozenset(
     }
 )
 """Of both families, whose numbers do not overlap: what they destroy nothing brings back."""
+
+_SHIM: Final = "HWTPM_VIRTUAL_SPIDEV"
+"""Set in processes whose spidev is that of `hwtpm.tis_spi.virtual.spidev.serving`."""
 
 _LOGGER: Final = logging.getLogger("hwtpm.spi")
 
@@ -121,7 +125,7 @@ def open_spidev_address(target: Target) -> SpiTransport:
     with ExitStack() as resources:
         bus = open_spidev(target.path("spidev:/dev/spidev0.1"), clock_hz=_CAREFUL_HZ)
         resources.callback(bus.close)
-        return _attach(target, bus, "spidev", resources)
+        return _attach(target, bus, "spidev", resources, simulated=_shimmed())
 
 
 def identify(address: str) -> str:
@@ -162,9 +166,14 @@ def open_board(target: Target) -> SpiTransport:
                 return _attach(target, bus, "ftdi", resources, board)
             case Spidev() as wired:
                 bus = _spidev_of(wired, resources)
-                return _attach(target, bus, "spidev", resources, board)
+                return _attach(target, bus, "spidev", resources, board, simulated=_shimmed())
             case simulated:
                 return _simulated(target, simulated, board, directory, resources)
+
+
+def _shimmed() -> str:
+    """What a spidev device is if it is none of the kernel's."""
+    return "simulated on a virtual spidev" if _SHIM in os.environ else ""
 
 
 def _spidev_of(wired: Spidev, resources: ExitStack) -> SpiBus:

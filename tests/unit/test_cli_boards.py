@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from spi_address_rig import URL, Counting, plugged
+from spidev_rig import PATH, served
 
 from hwtpm.boards import shelf
 from hwtpm.boards.attached import attached
@@ -15,7 +19,7 @@ from hwtpm.cli.app import APP
 from hwtpm.cli.program import run
 from hwtpm.softtpm.base import MemoryStorage
 from hwtpm.softtpm.engine import Engine
-from hwtpm.tis_spi.virtual import Habits
+from hwtpm.tis_spi.virtual import PROFILES, Habits, VirtualSpiChip
 from hwtpm.tis_spi.virtual.habits import Miso
 from hwtpm.tis_spi.virtual.usb import VirtualUsb, installed
 
@@ -121,3 +125,23 @@ def test_the_kernels_tpms_and_spidev_devices_are_found_by_their_files(tmp_path: 
         f"spidev:{tmp_path}/spidev0.1",
     ]
     assert not_looked == []
+
+
+def test_info_through_the_real_spidev_package_says_that_the_device_is_simulated(
+    spidev_shim: Path,
+) -> None:
+    chip = VirtualSpiChip(Engine(MemoryStorage()), PROFILES["slb9670-tpm12"])
+    chip.power_on()
+    with served(spidev_shim, chip) as (device, environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "hwtpm.cli", "info", "--on", f"spidev:{PATH}", "--json"],
+            env=os.environ | environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    assert answered["data"]["manufacturer"] == "HWTP"
+    assert (answered["backend"], answered["real_hardware"]) == ("spidev", False)
+    assert device.counters.messages > 0
