@@ -84,10 +84,13 @@ class StoredSwtpm(SwtpmTpm):
 
     def _keep(self) -> None:
         assert self._memory is not None
-        blob = _MAGIC + os.pread(self._memory, _MOST_BYTES, 0)
+        state = os.pread(self._memory, _MOST_BYTES + 1, 0)
+        blob = _MAGIC + state
         if blob == self._stored:
             return
         try:
+            if len(state) > _MOST_BYTES:
+                raise StateError(f"swtpm: a state of more than {_MOST_BYTES} bytes cannot be kept")
             self._storage.store(StateName.PERMANENT, blob)
         except BaseException:
             self._end()

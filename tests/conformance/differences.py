@@ -174,8 +174,9 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         2, "14.3 action 4.a: all with the D bit MUST go; libtpms deletes those of the owner"
     ),
     "keys with another exponent than 65537": _libtpms(
-        0x00, "10.4 and 10.5 action 3: BAD_KEY_PROPERTY for what the TPM is not designed for; ours"
-        " has one exponent"
+        0x00,
+        "10.4 and 10.5 action 3: BAD_KEY_PROPERTY for what the TPM is not designed for; ours"
+        " has one exponent",
     ),
     "NV area that only a locality protects": _libtpms(
         0x3F, "20.1 actions 8.b and 9.d: a locality disallowed for writing is a protection"
@@ -222,6 +223,9 @@ DIFFERENCES: Final[dict[str, Difference]] = {
     ),
     "keys left by a refused TPM_LoadContext": _libtpms(
         0, "21.3 has no such effect: libtpms unloads the key whose handle the context wanted"
+    ),
+    "saved session of a delegation that changed": _libtpms(
+        0x00, "19.1 action 4: all DSAP sessions MUST be invalidated; libtpms forgets the saved ones"
     ),
     "damaged secret part of a context": _libtpms(
         0x21, "21.3 action 6.e; libtpms finds that it cannot decrypt the last block"

@@ -26,6 +26,7 @@ from hwtpm.client.nv import unrestricted
 from hwtpm.client.session import AuthSession
 from hwtpm.secret import Secret
 from hwtpm.tpm12.auth import Session, adip_aes128_ctr, osap_shared_secret
+from hwtpm.tpm12.commands.context import LoadContext, SaveContext
 from hwtpm.tpm12.commands.cryptography import Sign
 from hwtpm.tpm12.commands.delegation import (
     CreateKeyDelegation,
@@ -162,6 +163,19 @@ def families(device: Device) -> dict[int, FamilyTableEntry]:
 
 def is_open(device: Device, session: AuthSession) -> bool:
     return session.handle in keys.loaded_handles(device.client, ResourceType.AUTH)
+
+
+def test_a_saved_session_does_not_outlive_a_change_of_the_delegations(owned: Device) -> None:
+    """19.1 action 4."""
+    with a_family(owned) as family:
+        session = by_blob(owned, owner_blob(owned, public(family)))
+        saved = owned.run(SaveContext(session.handle, ResourceType.AUTH, bytes(16))).context_blob
+        assert saved is not None
+        owned.run(DelegateManage(family, ENABLE, NO), OWNER)
+        rc = owned.expected("saved session of a delegation that changed", Rc.RESOURCEMISSING)
+        owner = int(KeyHandleValue.OWNER)
+        assert owned.refusal(LoadContext(owner, False, saved)) == rc
+        keys.flush_all(owned.client)
 
 
 # --- 19.1 TPM_Delegate_Manage, 19.5 TPM_Delegate_ReadTable --------------------------------------

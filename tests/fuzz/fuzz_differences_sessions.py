@@ -243,6 +243,12 @@ KNOWN: Final[tuple[Known, ...]] = (
         lambda plan: not plan.note.get("meant"),
     ),
     Known(
+        "TPM_LoadContext",
+        {Rc.RESOURCEMISSING},
+        {Rc.SUCCESS},
+        "19.1 action 4: all DSAP sessions MUST be invalidated; libtpms forgets the saved ones",
+    ),
+    Known(
         "TPM_LoadKeyContext TPM_LoadAuthContext TPM_LoadContext",
         {Rc.BADCONTEXT},
         UNDECODED | {Rc.INVALID_AUTHHANDLE, Rc.WRONG_ENTITYTYPE},

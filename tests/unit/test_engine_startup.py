@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 from engine_pair import frame, rc_of, unowned_pair
+from engine_rig import Identity
 
 from hwtpm.errors import StateError
 from hwtpm.softtpm.base import MemoryStorage, StateName
 from hwtpm.softtpm.engine import Engine, selftest
+from hwtpm.softtpm.engine.state import encode_permanent
 from hwtpm.tpm12.commands.capability import GetCapability
 from hwtpm.tpm12.commands.cryptography import (
     GetRandom,
@@ -165,6 +167,14 @@ class TestPermanentBlob:
         with pytest.raises(StateError, match="permanent state is damaged: permanent state"):
             engine.power_on()
         assert storage.blobs[StateName.PERMANENT] == bad
+
+    def test_a_root_key_whose_prime_does_not_fit_is_damage(
+        self, engine: Engine, storage: MemoryStorage, tpm_identity: Identity
+    ) -> None:
+        bad = replace(tpm_identity.srk, prime=tpm_identity.ek.prime)
+        storage.blobs[StateName.PERMANENT] = encode_permanent(replace(engine.permanent, srk=bad))
+        with pytest.raises(StateError, match="prime and modulus of its SRK"):
+            engine.power_on()
 
     def test_every_flipped_byte_is_noticed(self, engine: Engine, storage: MemoryStorage) -> None:
         good = storage.blobs[StateName.PERMANENT]

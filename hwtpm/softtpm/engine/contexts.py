@@ -6,6 +6,7 @@ a blob genuine. Whatever is wrong with a blob shows there, before anything in it
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
@@ -174,7 +175,12 @@ def key_of(session: Session) -> bytes:
 
 
 def _auth_of(permanent: Permanent, session: Session) -> bytes | None:
-    """The AuthData of what a session is bound to; zeros for none and for keys."""
+    """The AuthData of what a session is bound to; zeros for none and for keys. For a session of a
+    delegation it is a digest of all delegations: a change of the tables ends it, also where it is
+    saved (19.1 action 4, 19.4 action 11)."""
+    if session.delegation is not None:
+        tables = (*permanent.families, *permanent.delegations)
+        return hashlib.sha1(b"".join(entry.encode() for entry in tables)).digest()
     if session.entity is None:
         return ZERO_DIGEST
     kind, value = session.entity

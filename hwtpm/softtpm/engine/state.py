@@ -10,7 +10,7 @@ checksum; docs/engine-state.md describes them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, TypeVar
 
@@ -360,7 +360,24 @@ def decode_permanent(blob: bytes) -> Permanent:
     Raises:
         StateError: the blob is not one, is damaged, or comes from another version.
     """
-    return open_blob(_MAGIC_PERMANENT, blob, Permanent, "permanent")
+    state = open_blob(_MAGIC_PERMANENT, blob, Permanent, "permanent")
+    for what, stored in (("EK", state.ek), ("SRK", state.srk), *_evicted(state)):
+        if stored is not None and not _divides(stored.prime, stored.key.pub_key):
+            raise StateError(
+                f"the permanent state is damaged: prime and modulus of its {what} do not fit",
+                hint=_RESTORE,
+            )
+    return state
+
+
+def _evicted(state: Permanent) -> Iterator[tuple[str, StoredKey]]:
+    for stored in state.owner_evict:
+        yield f"owner-evict key {stored.handle:#010x}", stored
+
+
+def _divides(prime: bytes, modulus: bytes) -> bool:
+    p = int.from_bytes(prime, "big")
+    return p > 1 and int.from_bytes(modulus, "big") % p == 0
 
 
 @dataclass(frozen=True)
