@@ -6,6 +6,7 @@ A chip in a machine is started by firmware. There is none here, so `power_on_chi
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Protocol
 
 from hwtpm.clock import RealClock
 from hwtpm.errors import StateError, TpmError
@@ -18,10 +19,11 @@ from hwtpm.tpm12.frame import ordinal_of
 from hwtpm.tpm20 import commands as tpm20
 from hwtpm.tpm20.const import Code, StartupType
 from hwtpm.tpm20.rc import Rc, base_of
-from hwtpm.transport.base import Attached, Target
+from hwtpm.transport.base import Attached, Cancels, ChoosesLocality, Target
 from hwtpm.transport.deadlines import Deadlines
 
 __all__ = [
+    "Driven",
     "SimulatedTransport",
     "StandbyTransport",
     "open_engine",
@@ -35,10 +37,22 @@ __all__ = [
 _FIRMWARE_LOCALITY = 0
 
 
+class Driven(Cancels, ChoosesLocality, Protocol):
+    """A chip under its driver, as `hwtpm.tis.TisTransport` has it."""
+
+    def execute(self, command: bytes) -> bytes:
+        """The chip's response to one command."""
+        ...
+
+    def close(self) -> None:
+        """Let the chip go; a second call does nothing."""
+        ...
+
+
 class SimulatedTransport:
     """A simulated chip that is powered on and started; closing it powers it off."""
 
-    def __init__(self, tis: TisTransport, attached: Attached, resources: ExitStack) -> None:
+    def __init__(self, tis: Driven, attached: Attached, resources: ExitStack) -> None:
         self._tis = tis
         self._attached = attached
         self._resources = resources
@@ -74,7 +88,7 @@ class StandbyTransport(SimulatedTransport):
     """
 
     def __init__(
-        self, tpm: SoftwareTpm, tis: TisTransport, attached: Attached, resources: ExitStack
+        self, tpm: SoftwareTpm, tis: Driven, attached: Attached, resources: ExitStack
     ) -> None:
         super().__init__(tis, attached, resources)
         self._tpm = tpm

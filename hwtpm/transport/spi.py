@@ -10,7 +10,7 @@ import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hwtpm.boards.file import Board, Chip, Ftdi, SimulatedFtdi, SimulatedSpidev, Spidev
 from hwtpm.boards.shelf import find_board
@@ -31,6 +31,9 @@ from hwtpm.tpm20.const import Code, StartupType
 from hwtpm.tpm20.frame import build, split
 from hwtpm.tpm20.rc import Rc as Rc20
 from hwtpm.transport.base import Attached, Target
+
+if TYPE_CHECKING:
+    from hwtpm.transport.simulated import SimulatedTransport
 
 __all__ = ["SpiTransport", "identify", "open_board", "open_ftdi", "open_spidev_address"]
 
@@ -144,7 +147,7 @@ def identify(address: str) -> str:
         return _describe(tis.probe(), host)
 
 
-def open_board(target: Target) -> SpiTransport:
+def open_board(target: Target) -> SpiTransport | SimulatedTransport:
     """The chip on a board; `board:NAME`, of a simulated one also `board:NAME:DIRECTORY`.
 
     Raises:
@@ -206,11 +209,12 @@ def _simulated(
     board: Board,
     directory: str,
     resources: ExitStack,
-) -> SpiTransport:
+) -> SimulatedTransport:
     from hwtpm.softtpm.engines import make_engine
     from hwtpm.softtpm.storage import FileStorage
     from hwtpm.tis_spi.virtual import PROFILES
     from hwtpm.tis_spi.virtual.bench import ftdi_bench, spidev_bench
+    from hwtpm.transport.simulated import SimulatedTransport, StandbyTransport
 
     habits = PROFILES.get(simulated.profile)
     if habits is None:
@@ -230,12 +234,17 @@ def _simulated(
         bench = make(tpm, habits, simulated.clock_hz)
     except StateError as error:
         raise StateError(f"{target.address}: {error.message}", hint=error.hint) from error
-    resources.callback(bench.bus.close)
     backend = "sim-ftdi" if on_ftdi else "sim-spidev"
     behind = f"simulated on a virtual {'FTDI adapter' if on_ftdi else 'spidev'}, {tpm.description}"
-    return _attach(
-        target, bench.bus, backend, resources, board, clock=bench.clock, simulated=behind
-    )
+    with ExitStack() as driven:
+        driven.callback(bench.bus.close)
+        chip = _attach(
+            target, bench.bus, backend, driven, board, clock=bench.clock, simulated=behind
+        )
+    resources.callback(chip.close)
+    if family is Family.TPM20:
+        return StandbyTransport(tpm, chip, chip.attached, resources.pop_all())
+    return SimulatedTransport(chip, chip.attached, resources.pop_all())
 
 
 def _attach(

@@ -76,6 +76,23 @@ def test_the_state_of_a_simulated_board_is_kept_in_its_directory(bus: str, tmp_p
 
 
 @pytest.mark.parametrize("bus", BUSES)
+def test_a_simulated_tpm_2_stays_as_it_is_between_two_programs(bus: str, tmp_path: Path) -> None:
+    address = f"board:sim-slb9670-tpm2-{bus}:{tmp_path}/chip"
+    extend = bytes.fromhex(
+        "8002 00000041 00000182 00000010 00000009 40000009 0000 00 0000 00000001 000b"
+    ) + bytes([7] * 32)
+    first = open_transport(address)
+    fresh = tpm20.read_pcrs(first.execute)
+    assert first.execute(extend)[6:10] == bytes(4)
+    before = tpm20.read_pcrs(first.execute)
+    assert before != fresh
+    first.close()
+    second = open_transport(address)
+    assert tpm20.read_pcrs(second.execute) == before
+    second.close()
+
+
+@pytest.mark.parametrize("bus", BUSES)
 def test_commands_come_from_the_chosen_locality(bus: str) -> None:
     with Tpm(open_transport(f"board:sim-slb9670-{bus}", locality=2)) as tpm:
         pcr.reset(tpm, [20])
