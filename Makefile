@@ -15,7 +15,7 @@ demo: setup
 	@$(BIN)/vstack demo --chip $(CHIP)
 
 test: setup
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: setup
 	@$(BIN)/ruff check
