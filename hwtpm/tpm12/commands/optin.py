@@ -96,9 +96,7 @@ class SetTempDeactivated(Request[NoReply]):
     """Deactivate the TPM until the next start; operator authorisation or physical presence."""
 
 
-@command(
-    0x74, "TPM_SetOperatorAuth", "5.7", Duration.SHORT, (0,), Rule.NO_OWNER | Rule.PRESENCE
-)
+@command(0x74, "TPM_SetOperatorAuth", "5.7", Duration.SHORT, (0,), Rule.NO_OWNER | Rule.PRESENCE)
 class SetOperatorAuth(Request[NoReply]):
     """Set the operator's AuthData; needs physical presence."""
 
