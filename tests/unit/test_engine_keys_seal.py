@@ -251,8 +251,9 @@ class TestUnBind:
         assert rig.refusal(UnBind(binding.handle, cipher), KEY_AUTH) == rc
 
     def test_garbage_is_decrypt_error(self, rig: Rig, binding: Loaded) -> None:
-        for cipher in (b"\1" * 256, b"1" * 255, b"1" * 257, b"\xff" * 256):
+        for cipher in (b"\1" * 256, b"1" * 255, b"\xff" * 256):
             assert rig.refusal(UnBind(binding.handle, cipher), KEY_AUTH) == Rc.DECRYPT_ERROR
+        assert rig.refusal(UnBind(binding.handle, b"1" * 257), KEY_AUTH) == Rc.BAD_DATASIZE
         assert rig.refusal(UnBind(binding.handle, b""), KEY_AUTH) == Rc.BAD_PARAMETER
 
     def test_pkcs15_binding_key_still_checks_bound_data(self, rig: Rig) -> None:
