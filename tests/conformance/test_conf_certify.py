@@ -200,6 +200,8 @@ def test_which_keys_certify(owned: Device) -> None:
             CertifyKey2(key, handle, ZEROS, NONCE),
         ):
             assert owned.refusal(request, USAGE, USAGE) == Rc.BAD_KEY_PROPERTY, name
+            # Before any proof, which is action 2.
+            assert owned.refusal(request, WRONG, WRONG) == Rc.BAD_KEY_PROPERTY, name
     assert owned.refusal(CertifyKey(SRK_HANDLE, key, NONCE), SRK, USAGE) == Rc.BAD_KEY_PROPERTY
 
 

@@ -204,6 +204,26 @@ KNOWN: Final[tuple[Known, ...]] = (
         "Part 2 17 enforces no PCRs for it, nor do the actions of 19.2; libtpms does",
     ),
     Known(
+        "TPM_ChangeAuth",
+        {Rc.BAD_MODE},
+        {Rc.AUTHFAIL},
+        "17.1 action 3 comes before 7; libtpms finds the first session bound to another entity",
+        lambda plan: all(auth.bound for auth in plan.auths),
+    ),
+    Known(
+        "TPM_AuthorizeMigrationKey",
+        {Rc.INVALID_AUTHHANDLE},
+        {Rc.BAD_KEY_PROPERTY},
+        "two faults: 11.3 does not say whether the session is looked up before its action 1",
+    ),
+    Known(
+        "TPM_TakeOwnership",
+        {Rc.BAD_PARAMETER},
+        {Rc.OWNER_SET},
+        "two faults: 6.1 does not say whether the session is decoded before its action 1",
+        damaged,
+    ),
+    Known(
         "TPM_ChangeAuth TPM_ChangeAuthAsymFinish",
         {Rc.INVALID_KEYHANDLE},
         {Rc.WRONG_ENTITYTYPE},
@@ -233,7 +253,7 @@ KNOWN: Final[tuple[Known, ...]] = (
         {Rc.AUTHFAIL},
         {Rc.INVALID_KEYUSAGE},
         "27.4.1 action 1: the AuthData before the usage; libtpms without a session the other way",
-        lambda plan: not plan.auths,
+        lambda plan: not plan.auths or damaged(plan),
     ),
     Known(
         "TPM_ChangeAuthAsymStart",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from hwtpm.softtpm.engine.call import Call, Refuse
 from hwtpm.softtpm.engine.oaep import OVERHEAD, oaep_decode, oaep_encode, xor
-from hwtpm.softtpm.engine.rsa import decrypt
-from hwtpm.tpm12.const import DIGEST_SIZE, EncScheme
+from hwtpm.softtpm.engine.rsa import decrypt_given
+from hwtpm.tpm12.const import DIGEST_SIZE
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import StoreAsymKey
 from hwtpm.tpm12.types.migration import MigrateAsymKey
@@ -74,12 +74,9 @@ def decrypt_masked(private: RSAPrivateKey, blob: bytes, r1: bytes) -> bytes:
     """o1 of what `encrypt_masked` made.
 
     Raises:
-        Refuse: DECRYPT_ERROR; BAD_PARAMETER if r1 has another size than o1.
+        Refuse: BAD_PARAMETER if r1 has another size than o1; what `decrypt_given` raises.
     """
-    try:
-        x1 = decrypt(private, blob, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    x1 = decrypt_given(private, blob)
     if len(x1) != len(r1):
         raise Refuse(Rc.BAD_PARAMETER)
     return xor(x1, r1)

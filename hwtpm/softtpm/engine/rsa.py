@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "decrypt",
+    "decrypt_given",
     "encrypt_oaep",
     "generate",
     "generate_from",
@@ -233,6 +234,23 @@ def decrypt(key: RSAPrivateKey, cipher: bytes, scheme: int) -> bytes:
     from cryptography.hazmat.primitives.asymmetric import padding
 
     return key.decrypt(cipher, padding.PKCS1v15())
+
+
+def decrypt_given(
+    key: RSAPrivateKey, cipher: bytes, scheme: int = EncScheme.RSA_OAEP_SHA1_MGF1
+) -> bytes:
+    """What a command's sender encrypted to this key.
+
+    Raises:
+        Refuse: BAD_DATASIZE if it is longer than the modulus, DECRYPT_ERROR if the padding is not
+            right. The specification mostly has no code for it; these are those of libtpms.
+    """
+    if len(cipher) > (key.key_size + 7) // 8:
+        raise Refuse(Rc.BAD_DATASIZE)
+    try:
+        return decrypt(key, cipher, scheme)
+    except ValueError:
+        raise Refuse(Rc.DECRYPT_ERROR) from None
 
 
 def sign_digest(key: RSAPrivateKey, digest: bytes) -> bytes:

@@ -14,7 +14,7 @@ from hwtpm.softtpm.engine.call import Call, Refuse
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
 from hwtpm.softtpm.engine.release import created_pcr_info
 from hwtpm.softtpm.engine.rsa import (
-    decrypt,
+    decrypt_given,
     modulus_of,
     prime_of,
     private_from_prime,
@@ -147,13 +147,10 @@ def open_private_part(parent: LoadedKey, enc_data: bytes) -> StoreAsymKey:
     """What `wrap` made.
 
     Raises:
-        Refuse: DECRYPT_ERROR or INVALID_STRUCTURE, the codes of libtpms, if the parent did not
-            wrap it.
+        Refuse: INVALID_STRUCTURE, the code of libtpms, if the parent did not wrap it; what
+            `decrypt_given` raises.
     """
-    try:
-        plain = decrypt(parent.private, enc_data, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(parent.private, enc_data)
     try:
         store = StoreAsymKey.decode(plain)
     except WireError:

@@ -10,7 +10,7 @@ from typing import Final
 from hwtpm.softtpm.engine.call import OWNER_ENTITY, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey
 from hwtpm.softtpm.engine.release import check_release
-from hwtpm.softtpm.engine.rsa import decrypt, sign_digest
+from hwtpm.softtpm.engine.rsa import decrypt_given, sign_digest
 from hwtpm.softtpm.engine.wrapping import check_properties, new_key, require_storage
 from hwtpm.tpm12.commands.authdata import ChangeAuth, ChangeAuthOwner, ChangeAuthReply
 from hwtpm.tpm12.commands.deprecated import (
@@ -23,7 +23,6 @@ from hwtpm.tpm12.const import (
     DIGEST_SIZE,
     PROTOCOL_ADCP,
     AuthDataUsage,
-    EncScheme,
     EntityType,
     KeyFlag,
     KeyHandleValue,
@@ -56,12 +55,10 @@ def _open_entity(parent: LoadedKey, kind: int, enc_data: bytes) -> _Entity:
     """What is encrypted in a wrapped key (TPM_ET_KEY) or sealed blob (TPM_ET_DATA).
 
     Raises:
-        Refuse: DECRYPT_ERROR; INVALID_STRUCTURE if it is no such entity (17.1 action 10).
+        Refuse: INVALID_STRUCTURE if it is no such entity (17.1 action 10); what `decrypt_given`
+            raises.
     """
-    try:
-        plain = decrypt(parent.private, enc_data, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(parent.private, enc_data)
     structure, payloads = _FORMS[kind]
     try:
         entity = structure.decode(plain)
@@ -180,12 +177,12 @@ def change_auth_asym_finish(call: Call, request: ChangeAuthAsymFinish) -> Change
     _authorise_parent(call, parent)
     check_release(call, parent.condition)
     require_storage(parent)
-    ephemeral = call.tpm.key(request.eph_handle)
     if request.entity_type not in _FORMS:
         raise Refuse(Rc.WRONG_ENTITYTYPE)
     entity = _open_entity(parent, request.entity_type, request.enc_data)
+    ephemeral = call.tpm.key(request.eph_handle)  # action 4
     if ephemeral.key.key_usage != KeyUsage.AUTHCHANGE:
-        raise Refuse(Rc.BAD_PARAMETER)  # action 4
+        raise Refuse(Rc.BAD_PARAMETER)
     new = _open_new_auth(ephemeral, request.enc_new_auth)
     call.require_no_lockout()  # this, too, is a try at an AuthData, and no session may be there
     link = hmac.digest(_auth_of(entity), new.new_auth_secret, "sha1")
@@ -209,10 +206,7 @@ def _authorise_parent(call: Call, parent: LoadedKey) -> None:
 
 def _open_new_auth(ephemeral: LoadedKey, encrypted: bytes) -> ChangeAuthValidate:
     """Action 4."""
-    try:
-        plain = decrypt(ephemeral.private, encrypted, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(ephemeral.private, encrypted)
     try:
         return ChangeAuthValidate.decode(plain)
     except WireError:

@@ -41,9 +41,9 @@ from hwtpm.softtpm.engine.daa_stages import (
     split_answer,
     times,
 )
-from hwtpm.softtpm.engine.rsa import decrypt, verifies
+from hwtpm.softtpm.engine.rsa import decrypt_given, verifies
 from hwtpm.tpm12.commands.daa import DaaJoin, DaaJoinReply
-from hwtpm.tpm12.const import DEFAULT_EXPONENT, EncScheme, KeyHandleValue, ResourceType
+from hwtpm.tpm12.const import DEFAULT_EXPONENT, KeyHandleValue, ResourceType
 from hwtpm.tpm12.rc import Rc
 
 __all__: list[str] = []
@@ -138,10 +138,7 @@ def _prove_ek(step: Step) -> Outcome:
     if len(step.data0) != MODULUS_SIZE:
         raise Refuse(Rc.DAA_INPUT_DATA0)
     ek = step.call.tpm.root_key(KeyHandleValue.EK)
-    try:
-        nonce = decrypt(ek.private, step.data0, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    nonce = decrypt_given(ek.private, step.data0)
     proof = hashlib.sha1(step.session.digest + nonce).digest()
     return step.advance(digest=bytes(len(proof))), proof
 

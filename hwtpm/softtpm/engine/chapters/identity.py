@@ -8,7 +8,7 @@ from typing import Final
 from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import ReleaseCondition
 from hwtpm.softtpm.engine.release import check_release
-from hwtpm.softtpm.engine.rsa import decrypt, sign_digest
+from hwtpm.softtpm.engine.rsa import decrypt_given, sign_digest
 from hwtpm.softtpm.engine.wrapping import check_properties, create_wrapped
 from hwtpm.tpm12.commands.identity import (
     ActivateIdentity,
@@ -16,7 +16,7 @@ from hwtpm.tpm12.commands.identity import (
     MakeIdentity,
     MakeIdentityReply,
 )
-from hwtpm.tpm12.const import EK_TYPE_ACTIVATE, EncScheme, KeyHandleValue, KeyUsage, Tag
+from hwtpm.tpm12.const import EK_TYPE_ACTIVATE, KeyHandleValue, KeyUsage, Tag
 from hwtpm.tpm12.rc import Rc
 from hwtpm.tpm12.types import (
     AsymCaContents,
@@ -80,10 +80,7 @@ def activate_identity(call: Call, request: ActivateIdentity) -> ActivateIdentity
     if key.key.key_usage != KeyUsage.IDENTITY:
         raise Refuse(Rc.BAD_PARAMETER)
     ek = call.tpm.root_key(KeyHandleValue.EK)
-    try:
-        plain = decrypt(ek.private, request.blob, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(ek.private, request.blob)
     try:
         return ActivateIdentityReply(_session_key(call, plain, key.public.digest()))
     except WireError:

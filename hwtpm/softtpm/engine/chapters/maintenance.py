@@ -119,10 +119,7 @@ def _unpacked(call: Call, blob: bytes, random: bytes) -> StoreAsymKey:
     if random:
         store = unlayer(decrypt_masked(srk.private, blob, random))
     else:
-        try:
-            x1 = rsa.decrypt(srk.private, blob, EncScheme.RSA_OAEP_SHA1_MGF1)
-        except ValueError:
-            raise Refuse(Rc.DECRYPT_ERROR) from None
+        x1 = rsa.decrypt_given(srk.private, blob)
         store = unlayer(xor(x1, mgf1(owner_auth, len(x1))))
         if not hmac.compare_digest(store.migration_auth, owner_auth):
             raise Refuse(Rc.DECRYPT_ERROR)

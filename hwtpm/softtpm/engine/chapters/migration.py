@@ -19,7 +19,7 @@ from hwtpm.softtpm.engine.migrating import (
     unlayer,
 )
 from hwtpm.softtpm.engine.release import check_release
-from hwtpm.softtpm.engine.rsa import decrypt, public_key, rsa_parms
+from hwtpm.softtpm.engine.rsa import decrypt_given, public_key, rsa_parms
 from hwtpm.softtpm.engine.wrapping import open_private_part, require_storage, wrap
 from hwtpm.tpm12.commands.migration import (
     AuthorizeMigrationKey,
@@ -138,8 +138,5 @@ def migrate_key(call: Call, request: MigrateKey) -> MigrateKeyReply:
     if request.pub_key.algorithm_parms.enc_scheme != EncScheme.RSA_OAEP_SHA1_MGF1:
         raise Refuse(Rc.INAPPROPRIATE_ENC)
     destination = public_key(request.pub_key)
-    try:
-        blob = decrypt(authority.private, request.in_data, EncScheme.RSA_OAEP_SHA1_MGF1)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    blob = decrypt_given(authority.private, request.in_data)
     return MigrateKeyReply(encrypt_to(call, destination, blob))

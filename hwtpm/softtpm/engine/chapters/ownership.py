@@ -32,7 +32,6 @@ from hwtpm.tpm12.const import (
     DIGEST_SIZE,
     PROTOCOL_OWNER,
     AuthDataUsage,
-    EncScheme,
     KeyFlag,
     KeyHandleValue,
     KeyUsage,
@@ -52,12 +51,7 @@ _AUTH_DATA_USAGES: Final = frozenset(int(usage) for usage in AuthDataUsage)
 
 def _decrypt_auth(call: Call, encrypted: bytes) -> bytes:
     """An AuthData that was encrypted to the EK (actions 6 and 10)."""
-    try:
-        auth = rsa.decrypt(
-            call.tpm.root_key(KeyHandleValue.EK).private, encrypted, EncScheme.RSA_OAEP_SHA1_MGF1
-        )
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    auth = rsa.decrypt_given(call.tpm.root_key(KeyHandleValue.EK).private, encrypted)
     if len(auth) != DIGEST_SIZE:
         raise Refuse(Rc.BAD_KEY_PROPERTY)
     return auth

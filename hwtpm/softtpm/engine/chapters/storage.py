@@ -11,7 +11,7 @@ from hwtpm.softtpm.engine.call import Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey, ReleaseCondition
 from hwtpm.softtpm.engine.oaep import mgf1, xor
 from hwtpm.softtpm.engine.release import check_release, created_pcr_info
-from hwtpm.softtpm.engine.rsa import decrypt
+from hwtpm.softtpm.engine.rsa import decrypt, decrypt_given
 from hwtpm.softtpm.engine.wrapping import (
     check_properties,
     create_wrapped,
@@ -175,12 +175,7 @@ def unbind(call: Call, request: UnBind) -> UnBindReply:
     usage, scheme = key.key.key_usage, key.key.algorithm_parms.enc_scheme
     if usage not in (KeyUsage.BIND, KeyUsage.LEGACY):
         raise Refuse(Rc.INVALID_KEYUSAGE)
-    if len(request.in_data) > len(key.key.pub_key):
-        raise Refuse(Rc.BAD_DATASIZE)  # 10.3 has no code for it: as libtpms does
-    try:
-        plain = decrypt(key.private, request.in_data, scheme)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(key.private, request.in_data, scheme)
     if usage == KeyUsage.LEGACY and scheme != EncScheme.RSA_OAEP_SHA1_MGF1:
         return UnBindReply(plain)
     try:

@@ -9,7 +9,7 @@ from typing import Final
 from hwtpm.softtpm.engine.call import ACTIONS, Call, Refuse, serves
 from hwtpm.softtpm.engine.keys import LoadedKey
 from hwtpm.softtpm.engine.release import check_release
-from hwtpm.softtpm.engine.rsa import decrypt, sign_digest
+from hwtpm.softtpm.engine.rsa import decrypt_given, sign_digest
 from hwtpm.softtpm.engine.transports import TransportSession
 from hwtpm.tpm12.auth import request_digest, response_digest
 from hwtpm.tpm12.commands.transport import (
@@ -100,10 +100,7 @@ def _decrypted_secret(call: Call, request: EstablishTransport) -> bytes:
     _authorise(call, key, left_out=not call.tails)
     check_release(call, key.condition)
     scheme = key.key.algorithm_parms.enc_scheme
-    try:
-        plain = decrypt(key.private, request.secret, scheme)
-    except ValueError:
-        raise Refuse(Rc.DECRYPT_ERROR) from None
+    plain = decrypt_given(key.private, request.secret, scheme)
     try:
         # Part 3 does not say what to make of bytes behind the structure; libtpms takes them.
         auth, _ = TransportAuth.layout.read(plain, 0, len(plain))
