@@ -38,6 +38,9 @@ UNDECODED: Final = frozenset(
 """What libtpms says of a structure that it cannot decode."""
 
 
+INPUT_BUFFER: Final = 4096
+
+
 def _wrong_outer_proof(plan: Plan) -> bool:
     through = plan.through
     return through is not None and not through.auth.honest
@@ -183,6 +186,14 @@ KNOWN: Final[tuple[Known, ...]] = (
         damaged,
     ),
     Known(
+        "TPM_NV_ReadValue TPM_NV_ReadValueAuth",
+        {Rc.NOSPACE},
+        {Rc.SIZE},
+        "20.4 action 11, 20.5 action 8: NOSPACE for what is behind the end; libtpms cannot allocate"
+        " so much",
+        lambda plan: plan.fields["data_size"] > INPUT_BUFFER,
+    ),
+    Known(
         "TPM_NV_ReadValue",
         {Rc.AUTHFAIL, Rc.NOSRK},
         {Rc.SUCCESS, Rc.NOSPACE},
@@ -211,10 +222,10 @@ KNOWN: Final[tuple[Known, ...]] = (
         lambda plan: all(auth.bound for auth in plan.auths),
     ),
     Known(
-        "TPM_AuthorizeMigrationKey",
+        "*",
         {Rc.INVALID_AUTHHANDLE},
-        {Rc.BAD_KEY_PROPERTY},
-        "two faults: 11.3 does not say whether the session is looked up before its action 1",
+        REFUSED - {Rc.AUTHFAIL, Rc.AUTH2FAIL},
+        "a session that is gone and another fault: neither Part 1 nor the commands say first",
     ),
     Known(
         "TPM_TakeOwnership",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from engine_rig import OWNER_AUTH, SRK_AUTH
-from fuzz_grammar import Grammar, KeyModel
+from fuzz_grammar import Grammar
 from fuzz_sides import Answer, Auth, Plan, Through
+from fuzz_values import KeyModel
 
 from hwtpm.tpm12.commands.eviction import FlushSpecific
 from hwtpm.tpm12.const import KeyHandleValue, ResourceType
@@ -24,7 +25,7 @@ from hwtpm.tpm12.types.transport import TransportPublic
 from hwtpm.wire import Handle
 
 if TYPE_CHECKING:
-    from fuzz_run import Episode
+    from fuzz_episode import Episode
 
 __all__ = ["RECIPES", "Bench", "Skip", "recipe"]
 
@@ -33,8 +34,8 @@ class Skip(Exception):
     """What the recipe needs is not there: a key, a session, or a command that succeeded."""
 
 
-Recipe = Callable[["Bench"], None]
-RECIPES: Final[dict[str, Recipe]] = {}
+Recipe = TypeVar("Recipe", bound=Callable[..., Any])  # its only argument that is needed: a Bench
+RECIPES: Final[dict[str, Callable[..., Any]]] = {}
 """By the command that the fuzzer wants."""
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from engine_rig import DATA_AUTH, KEY_AUTH
-from fuzz_grammar import KeyModel
 from fuzz_recipes import Bench, Skip, recipe
+from fuzz_values import KeyModel
 
 from hwtpm.client.rsa import oaep_encrypt, public_part, to_public_key
 from hwtpm.errors import Unsupported

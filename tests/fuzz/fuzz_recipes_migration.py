@@ -9,9 +9,9 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from engine_rig import KEY_AUTH, MIGRATION_AUTH, OWNER_AUTH, private_of, root_key, template
-from fuzz_grammar import KeyModel
 from fuzz_recipes import Bench, recipe
 from fuzz_targets import QuickKeys
+from fuzz_values import KeyModel
 
 from hwtpm.client.rsa import from_public_key
 from hwtpm.tpm12.const import (

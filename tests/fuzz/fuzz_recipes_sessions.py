@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fuzz_grammar import KeyModel
 from fuzz_recipes import Bench, Skip, recipe
 from fuzz_sides import Open, Through
+from fuzz_values import KeyModel
 
 from hwtpm.client.rsa import oaep_encrypt, to_public_key
 from hwtpm.tpm12.const import (

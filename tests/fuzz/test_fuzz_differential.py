@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import fuzz_run
+import fuzz_twins
 import pytest
-from fuzz_run import Episode, Report, Twins
+from fuzz_episode import Episode
+from fuzz_report import Report
 from fuzz_sides import Answer, Plan, Side
+from fuzz_twins import Twins
 
 from hwtpm.tpm12.commands.integrity import PcrReadReply
 from hwtpm.tpm12.table import TABLE
@@ -19,13 +22,13 @@ COMMANDS = 4000  # with each of them: 20,000 in all
 
 @pytest.fixture(scope="module")
 def twins() -> Iterator[Twins]:
-    with fuzz_run.twins(SEEDS[0]) as both:
+    with fuzz_twins.twins(SEEDS[0]) as both:
         yield both
 
 
 @pytest.fixture(scope="module", params=SEEDS)
 def report(request: pytest.FixtureRequest) -> Report:
-    with fuzz_run.twins(request.param) as both:
+    with fuzz_twins.twins(request.param) as both:
         return fuzz_run.fuzz(both, COMMANDS, stop_at_first=False)
 
 
